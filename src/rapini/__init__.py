@@ -1,0 +1,5 @@
+"""Rapini: secure events and logs between network monitors."""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

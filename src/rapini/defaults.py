@@ -1,0 +1,47 @@
+"""Defaults on one page: everything a user may tune, with units.
+
+A leaf. Each can be set in `[node]` of the configuration file or as an argument of `Node`.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+HEARTBEAT_INTERVAL_S: Final = 1.0
+"""Something is sent at least this often on every channel."""
+
+HEARTBEAT_TIMEOUT_S: Final = 3.0
+"""A peer silent for this long is lost."""
+
+HANDSHAKE_TIMEOUT_S: Final = 10.0
+"""From the connection to `Ready` on both sides."""
+
+PROBE_TIMEOUT_S: Final = 1.0
+"""How long a peer's old channel may take to answer when a newcomer claims its name."""
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""For the transport's connection alone."""
+
+BACKOFF_FIRST_S: Final = 0.1
+"""First pause before dialling again; doubled each time, jittered, up to `BACKOFF_MAX_S`."""
+
+BACKOFF_MAX_S: Final = 5.0
+"""Longest pause between attempts."""
+
+BACKOFF_REJECTED_S: Final = 30.0
+"""Pause after a rejection that another try soon will not mend (`duplicate_name`, `denied`)."""
+
+DRAIN_TIMEOUT_S: Final = 5.0
+"""How long `close()` waits for what was published to be taken by the peers."""
+
+MAX_BATCH_EVENTS: Final = 256
+"""Events after which a batch is sent at once (`measurements.md`: 128 to 512 is the best range)."""
+
+MAX_BATCH_DELAY_S: Final = 0.002
+"""Longest time an event waits for company under load; 0 when idle."""
+
+SEND_QUEUE_BYTES: Final = 8 * 1024 * 1024
+"""Encoded events waiting for one peer, sent but unacknowledged ones included."""
+
+WINDOW_BYTES: Final = 1024 * 1024
+"""Credit: unacknowledged bytes that one peer may have under way to us."""

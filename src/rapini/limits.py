@@ -1,0 +1,39 @@
+"""Bounds on what others may make us hold, by name and with units.
+
+A leaf. Defaults that a user may change live in `rapini.defaults`; what stands here is part of the protocol or of our
+safety, and a peer that exceeds it is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_HANDSHAKE_BYTES: Final = 64 * 1024
+"""Bytes that a peer may send before it is authenticated. A TLS 1.3 first flight with a chain of four certificates
+takes less than 8 KiB; OpenSSL itself accepts chains up to 100 KiB."""
+
+MAX_CARRIER_BYTES: Final = 160 * 1024
+"""Largest transport message (a 0MQ message, or one read of a stream). TLS is a stream, so a larger batch crosses in
+several; this is what a stranger may make libzmq allocate at a time (ZMQ_MAXMSGSIZE)."""
+
+MAX_FRAME_BYTES: Final = 16 * 1024 * 1024
+"""Largest session frame after authentication: one batch, so also the largest single event."""
+
+MAX_GREETING_FRAME_BYTES: Final = 64 * 1024
+"""Largest session frame before both sides have admitted each other."""
+
+MAX_NAME_BYTES: Final = 128
+"""Longest node, cluster or role name."""
+
+MAX_TOPIC_BYTES: Final = 255
+"""Longest topic or subscription prefix, in UTF-8."""
+
+MAX_SUBSCRIPTIONS: Final = 4096
+"""Subscription prefixes that one peer may hold here."""
+
+MAX_HALF_OPEN: Final = 256
+"""Unauthenticated connections that a listener holds at a time; more are shut at once and counted. The oldest is never
+pushed out: a flood must not be able to evict an honest peer in its handshake."""
+
+MAX_DETAIL_CHARS: Final = 200
+"""Longest text that we keep of a peer's explanation."""
