@@ -1,0 +1,61 @@
+"""What every test starts from: Hypothesis profiles, and the rule about missing components.
+
+`fast` is the default profile; `RAPINI_HYPOTHESIS=deep` (set by `make deep` and `make fuzz`) spends minutes. Both are
+without deadlines, because a busy two-core machine is no fault of the code. Under CI the examples are the same in every
+run, so that a red run can be repeated; elsewhere they are new each time, so that they find something.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from typing import Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ON_CI: Final = os.environ.get("CI", "").lower() in {"1", "true", "yes"}
+
+_SLOW_IS_FINE: Final = [HealthCheck.too_slow]
+
+settings.register_profile(
+    "fast", max_examples=50, deadline=None, derandomize=ON_CI, suppress_health_check=_SLOW_IS_FINE
+)
+settings.register_profile(
+    "deep", max_examples=5_000, deadline=None, print_blob=True, suppress_health_check=_SLOW_IS_FINE
+)
+settings.load_profile(os.environ.get("RAPINI_HYPOTHESIS", "fast"))
+
+
+def missing_component(reason: str) -> None:
+    """End the running test because something it needs is absent: a failure on CI, a loud skip elsewhere.
+
+    Args:
+        reason: What is missing and how to get it.
+    """
+    if ON_CI:
+        pytest.fail(f"missing on CI, where nothing may be: {reason}", pytrace=False)
+    pytest.skip(f"NOT TESTED, {reason}")
+
+
+def require_component(name: str, *, hint: str = "") -> str:
+    """Make sure that a program or a Python module is here; call it first in a test or a fixture.
+
+    Args:
+        name: A program looked for on PATH (`"nginx"`), or a module written `"python:zat"`.
+        hint: How to get it, for whoever reads the report.
+
+    Returns:
+        The program's path, or the module's name.
+    """
+    kind, _, module = name.partition(":")
+    if kind == "python":
+        found = module if importlib.util.find_spec(module) else None
+    else:
+        # Debian keeps tools like `ip` out of a plain user's PATH.
+        found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
+    if found is None:
+        missing_component(f"{name} is not installed{': ' + hint if hint else ''}")
+        raise AssertionError("unreachable: missing_component always raises")
+    return found
