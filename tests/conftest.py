@@ -1,8 +1,8 @@
 """What every test starts from: Hypothesis profiles, and the rule about missing components.
 
-`fast` is the default profile; `RAPINI_HYPOTHESIS=deep` (set by `make deep` and `make fuzz`) spends minutes. Both are
-without deadlines, because a busy two-core machine is no fault of the code. Under CI the examples are the same in every
-run, so that a red run can be repeated; elsewhere they are new each time, so that they find something.
+`fast` is the default profile; `RAPINI_HYPOTHESIS=deep` (set by `make deep` and `make fuzz`) spends minutes.
+Neither has deadlines, because a busy two-core machine is no fault of the code. On CI the examples are the same
+in every run, so that a red run can be repeated; elsewhere they are new each time, so that they find something.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-from typing import Final
+from typing import Final, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -28,7 +28,7 @@ settings.register_profile(
 settings.load_profile(os.environ.get("RAPINI_HYPOTHESIS", "fast"))
 
 
-def missing_component(reason: str) -> None:
+def missing_component(reason: str) -> NoReturn:
     """End the running test because something it needs is absent: a failure on CI, a loud skip elsewhere.
 
     Args:
@@ -57,5 +57,4 @@ def require_component(name: str, *, hint: str = "") -> str:
         found = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"]))
     if found is None:
         missing_component(f"{name} is not installed{': ' + hint if hint else ''}")
-        raise AssertionError("unreachable: missing_component always raises")
     return found
