@@ -1,8 +1,8 @@
 """What every test starts from: Hypothesis profiles, and the rule about missing components.
 
 `fast` is the default profile; `RAPINI_HYPOTHESIS=deep` (set by `make deep` and `make fuzz`) spends minutes.
-Neither has deadlines, because a busy two-core machine is no fault of the code. On CI the examples are the same
-in every run, so that a red run can be repeated; elsewhere they are new each time, so that they find something.
+Neither has deadlines: a busy two-core machine is no fault of the code. On CI the examples are the same
+in every run, so that a red run can be repeated; elsewhere they are new each time, to find something.
 """
 
 from __future__ import annotations

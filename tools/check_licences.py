@@ -58,7 +58,7 @@ SPELLINGS: Final = {
     "Python Software Foundation License": "PSF-2.0",
 }
 
-# Packages whose metadata says less than all, read by hand: the licence of all that is in the wheel, and where.
+# Packages whose metadata says less than all, read by hand: the licence of all in the wheel, and where it says so.
 READ_BY_HAND: Final = {
     "pyzmq": ("BSD-3-Clause AND MPL-2.0 AND ISC", "its licences/ folder: libzmq MPL-2.0, libsodium ISC"),
 }
