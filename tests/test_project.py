@@ -22,9 +22,7 @@ MODULES: Final = sorted((ROOT / "src" / "rapini").rglob("*.py"))
 LONGEST_MODULE: Final = 500  # lines, style.md
 
 # Written in pieces, so that this file does not match itself.
-MACHINE_PATH: Final = re.compile(
-    r"(?<![\w.:/~-])/(?:" + "|".join(["ro" + "ot", "ho" + "me", "wo" + "rk"]) + r")/\w"
-)
+MACHINE_PATH: Final = re.compile(r"(?<![\w.:/~-])/(?:" + "|".join(["ro" + "ot", "ho" + "me", "wo" + "rk"]) + r")/\w")
 PRIVATE_KEY: Final = re.compile(r"-----BEGIN [A-Z ]*PRIVATE " + r"KEY-----\\?n?\s*[A-Za-z0-9+/]{40}")
 
 
@@ -60,14 +58,8 @@ def test_there_are_locks_and_modules_to_look_at() -> None:
 
 @pytest.mark.parametrize("lock", LOCKS, ids=relative)
 def test_a_lock_names_no_index_and_hashes_every_package(lock: Path) -> None:
-    lines = [
-        line for line in lock.read_text("utf-8").splitlines() if line and not line.lstrip().startswith("#")
-    ]
-    options = [
-        line
-        for line in lines
-        if "--" in line and not re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}( \\)?", line)
-    ]
+    lines = [line for line in lock.read_text("utf-8").splitlines() if line and not line.lstrip().startswith("#")]
+    options = [line for line in lines if "--" in line and not re.fullmatch(r" +--hash=sha256:[0-9a-f]{64}( \\)?", line)]
     assert options == []
     assert "://" not in lock.read_text("utf-8")
     pins = [i for i, line in enumerate(lines) if not line[0].isspace()]

@@ -93,9 +93,7 @@ def stated_licence(package: metadata.PackageMetadata) -> str:
     if "License-Expression" in package:
         return package["License-Expression"]
     prefix = "License :: OSI Approved :: "
-    classifiers = [
-        c.removeprefix(prefix) for c in package.get_all("Classifier") or [] if c.startswith(prefix)
-    ]
+    classifiers = [c.removeprefix(prefix) for c in package.get_all("Classifier") or [] if c.startswith(prefix)]
     stated = classifiers or [package["License"].strip() if "License" in package else ""]
     return " AND ".join(SPELLINGS.get(name, name) for name in stated)
 
@@ -148,9 +146,7 @@ def judge(requirement: Requirement) -> Finding:
     by_hand = READ_BY_HAND.get(canonicalize_name(requirement.name))
     licence = by_hand[0] if by_hand else stated_licence(package)
     if not licence:
-        return Finding(
-            name=requirement.name, licence="?", refusal="states no licence; read it, then READ_BY_HAND"
-        )
+        return Finding(name=requirement.name, licence="?", refusal="states no licence; read it, then READ_BY_HAND")
     refusal = "" if is_accepted(licence) else "not among the accepted licences"
     return Finding(name=requirement.name, licence=licence, refusal=refusal)
 
