@@ -80,13 +80,12 @@ lock: $(VENV)/.dev ## Resolve the dependencies anew (needs no change elsewhere)
 # Three stamps inside the environment. The first holds the locks' checksums: the environment is made anew when what
 # they say changes, so that it holds exactly that. A change of pyproject.toml costs one quick editable install.
 $(VENV)/.base: $(LOCKS)
-	@if sha256sum --check --status $@ 2>/dev/null; then touch $@; else rm -f $@ && $(MAKE) --no-print-directory $@-anew; fi
-
-$(VENV)/.base-anew:
-	$(PYTHON) -c 'import sys; sys.exit("Rapini needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
-	$(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements.lock -r requirements-build.lock
-	sha256sum $(LOCKS) > $(VENV)/.base
+	@set -e; if sha256sum --check --status $@ 2>/dev/null; then touch $@; exit; fi; \
+	$(PYTHON) -c 'import sys; sys.exit("Rapini needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'; \
+	echo "making $(VENV) from the locks, which takes a minute"; \
+	$(PYTHON) -m venv --clear $(VENV); \
+	$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements.lock -r requirements-build.lock; \
+	sha256sum $(LOCKS) > $@
 
 $(VENV)/.package: $(VENV)/.base pyproject.toml
 	$(PIP) install --quiet --no-build-isolation --no-deps --no-index -e .
