@@ -291,4 +291,5 @@ def _compile(values: list[str], row: str, result: str, names: dict[str, Any]) ->
     ]
     namespace = dict(names)
     exec("\n".join(lines), namespace)  # noqa: S102 - see `formats`: our own names only
-    return namespace["render"]
+    compiled: Callable[[Iterable[Event]], Any] = namespace["render"]
+    return compiled
