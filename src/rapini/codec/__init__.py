@@ -1,0 +1,12 @@
+"""Events to bytes and back. Knows nothing of networks, sessions or keys."""
+
+from rapini.codec.batch import (
+    BadEvent,
+    Codec,
+    DecodedRun,
+    EncodedRun,
+    EncodeFailure,
+    join_runs,
+)
+
+__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs"]

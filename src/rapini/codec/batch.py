@@ -1,0 +1,258 @@
+"""Rapini's batch format: runs of events of one type and topic, both sent once a run.
+
+A batch is a MessagePack array of runs; a run is ``[name, topic, count, events]`` where *events* is a binary string that
+holds a MessagePack array of *count* arrays, one an event, with the fields in order (`docs/wire.md`). So
+
+* a run is encoded once, whatever the number of receivers, and receivers with other subscriptions get other runs of it;
+* a receiver finds the runs it wants in one call without touching the events, then makes all events of a run, finished
+  and validated, in one more (`docs/design/measurements.md`: runs of one type are the fastest of the formats measured);
+* an event that does not fit its type costs that event: only then is the run decoded again one by one.
+
+A `Codec` holds msgspec's encoder and decoders; it is not thread-safe (its owner's lock guards it).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import msgspec
+
+from rapini import limits
+from rapini.errors import DecodeError, EventError
+from rapini.events import Event, UnknownEvent, event_type
+
+__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs"]
+
+_T = TypeVar("_T")
+
+_SMALL_ARRAY: Final = 15
+_ARRAY16: Final = struct.Struct(">BH")
+
+
+class _WireRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One run as it stands in a batch; see the module's docstring."""
+
+    name: str
+    topic: str
+    count: int
+    events: memoryview
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedRun:
+    """Events of one type and topic, encoded once for all receivers."""
+
+    topic: str
+    count: int
+    data: bytes
+    """The run as it stands in a batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeFailure:
+    """An event that could not be encoded, and so was not sent to anybody."""
+
+    topic: str
+    type_name: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadEvent:
+    """An event of a run that does not fit its type: it is dropped, its neighbours are not."""
+
+    index: int
+    """Its place in the run, from 0."""
+    path: str
+    """The field, as in ``$[2]`` (positions, since fields have no names on the wire); ``$`` for the whole event."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodedRun:
+    """Events of one type and topic, as their classes."""
+
+    name: str
+    topic: str
+    events: Sequence[Event]
+    bad: Sequence[BadEvent] = field(default=())
+
+
+def join_runs(runs: Sequence[EncodedRun]) -> bytes:
+    """Make a batch of up to 65,535 runs."""
+    count = len(runs)
+    head = bytes((0x90 | count,)) if count <= _SMALL_ARRAY else _ARRAY16.pack(0xDC, count)
+    return head + b"".join([run.data for run in runs])
+
+
+class Codec:
+    """Encodes and decodes batches. Thread: the owner's (guard it with one lock)."""
+
+    def __init__(self) -> None:
+        self.encode_calls = 0
+        """Runs encoded so far: it does not depend on the number of receivers."""
+        self._encoder = msgspec.msgpack.Encoder()
+        self._runs = msgspec.msgpack.Decoder(list[_WireRun])
+        self._raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+        self._lists: dict[type[Event], msgspec.msgpack.Decoder[list[Event]]] = {}
+        self._singles: dict[type[Event], msgspec.msgpack.Decoder[Event]] = {}
+
+    # -- to bytes ------------------------------------------------------------------------------------------------
+
+    def encode_run(self, topic: str, events: Sequence[Event]) -> tuple[list[EncodedRun], list[EncodeFailure]]:
+        """Encode events of one type and topic.
+
+        Returns:
+            The run, or several where one would exceed half of `limits.MAX_FRAME_BYTES`; and the events that could not
+            be encoded (only those are missing from the runs).
+        """
+        kind = type(events[0])
+        self.encode_calls += 1
+        try:
+            if kind is UnknownEvent:
+                return self._encode_unknown(topic, events), []
+            data = self._encoder.encode(events)
+        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as exc:
+            if len(events) == 1:
+                return [], [EncodeFailure(topic=topic, type_name=kind._rapini_name, detail=str(exc))]
+            return self._halves(topic, events)
+        if len(data) > limits.MAX_FRAME_BYTES // 2:
+            if len(events) > 1:
+                return self._halves(topic, events)
+            detail = f"{len(data)} bytes encoded; at most {limits.MAX_FRAME_BYTES // 2} can be sent"
+            return [], [EncodeFailure(topic=topic, type_name=kind._rapini_name, detail=detail)]
+        return [self._wrap(kind._rapini_name, topic, len(events), data)], []
+
+    def _halves(self, topic: str, events: Sequence[Event]) -> tuple[list[EncodedRun], list[EncodeFailure]]:
+        middle = len(events) // 2
+        first, second = self.encode_run(topic, events[:middle]), self.encode_run(topic, events[middle:])
+        return first[0] + second[0], first[1] + second[1]
+
+    def _wrap(self, name: str, topic: str, count: int, data: bytes) -> EncodedRun:
+        return EncodedRun(topic=topic, count=count, data=self._encoder.encode((name, topic, count, data)))
+
+    def _encode_unknown(self, topic: str, events: Iterable[Event]) -> list[EncodedRun]:
+        runs: list[EncodedRun] = []
+        for event in events:
+            if isinstance(event, UnknownEvent):
+                runs.append(self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded))
+        return runs
+
+    def check(self, event: Event) -> None:
+        """Check every field against its declared type (development mode).
+
+        Raises:
+            EventError: `wrong_type`, with the path of the field.
+        """
+        if isinstance(event, UnknownEvent):
+            return
+        kind = type(event)
+        try:
+            self._single(kind).decode(self._encoder.encode(event))
+        except msgspec.ValidationError as exc:
+            detail, path = _split_path(str(exc))
+            raise EventError(
+                "wrong_type",
+                f"{kind.__name__}.{_field_name(kind, path)}: {detail}",
+                path=path,
+                remedy="give the field a value of its declared type",
+            ) from None
+        except (TypeError, ValueError, OverflowError) as exc:
+            raise EventError("not_encodable", f"{kind.__name__}: {exc}", path="$") from None
+
+    # -- from bytes ----------------------------------------------------------------------------------------------
+
+    def decode_batch_untrusted(self, data: bytes | memoryview) -> list[DecodedRun]:
+        """Decode a whole batch; hostile bytes raise `DecodeError` and nothing else.
+
+        An event that does not fit its type is listed in its run's `bad`; one of an unknown type becomes an
+        `UnknownEvent`.
+
+        Raises:
+            DecodeError: `not_a_batch`, when not even the runs can be told apart.
+        """
+        try:
+            runs = self._runs.decode(data)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            raise DecodeError("not_a_batch", f"not a batch of events: {exc}") from None
+        return [self._decode_run(run) for run in runs]
+
+    def _decode_run(self, run: _WireRun) -> DecodedRun:
+        kind = event_type(run.name)
+        if kind is None or kind is UnknownEvent:
+            return self._decode_singly(run, None)
+        decoder = self._lists.get(kind)
+        if decoder is None:
+            decoder = self._lists[kind] = _decoder(list[kind], kind)  # type: ignore[valid-type]
+        try:
+            events = decoder.decode(run.events)
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            return self._decode_singly(run, kind)
+        if len(events) != run.count:
+            return self._bad_run(run, f"{len(events)} events where {run.count} were announced")
+        return DecodedRun(name=run.name, topic=run.topic, events=events)
+
+    def _decode_singly(self, run: _WireRun, kind: type[Event] | None) -> DecodedRun:
+        try:
+            raws = self._raws.decode(run.events)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            return self._bad_run(run, str(exc))
+        if len(raws) != run.count:
+            return self._bad_run(run, f"{len(raws)} events where {run.count} were announced")
+        events: list[Event] = []
+        bad: list[BadEvent] = []
+        for index, raw in enumerate(raws):
+            try:
+                events.append(self._decode_single(run.name, kind, raw))
+            except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+                detail, path = _split_path(str(exc))
+                bad.append(BadEvent(index=index, path=path, detail=detail))
+        return DecodedRun(name=run.name, topic=run.topic, events=events, bad=bad)
+
+    def _decode_single(self, name: str, kind: type[Event] | None, raw: msgspec.Raw) -> Event:
+        if kind is not None:
+            return self._single(kind).decode(raw)
+        encoded = bytes(raw)
+        if not (0x90 <= encoded[0] <= 0x9F or encoded[0] in (0xDC, 0xDD)):
+            raise msgspec.ValidationError("Expected `array` - at `$`")
+        return UnknownEvent(type_name=name, encoded=encoded)
+
+    def _single(self, kind: type[Event]) -> msgspec.msgpack.Decoder[Event]:
+        decoder = self._singles.get(kind)
+        if decoder is None:
+            decoder = self._singles[kind] = _decoder(kind, kind)
+        return decoder
+
+    @staticmethod
+    def _bad_run(run: _WireRun, detail: str) -> DecodedRun:
+        # The announced count is the peer's word: bounded by the run's size, since an event takes at least a byte.
+        count = max(1, min(run.count, len(run.events)))
+        bad = [BadEvent(index=index, path="$", detail=detail) for index in range(count)]
+        return DecodedRun(name=run.name, topic=run.topic, events=(), bad=bad)
+
+
+def _decoder(kind: type[_T], event_class: type[Event]) -> msgspec.msgpack.Decoder[_T]:
+    try:
+        return msgspec.msgpack.Decoder(kind)
+    except (TypeError, NameError) as exc:
+        raise EventError(
+            "bad_definition",
+            f"event type {event_class.__qualname__}: {exc}",
+            remedy="see the field types in docs/reference/events.md",
+        ) from None
+
+
+def _split_path(text: str) -> tuple[str, str]:
+    """Part msgspec's "Expected `int`, got `str` - at `$[2]`" into what and where."""
+    detail, _, path = text.rpartition(" - at `")
+    return (detail, path.rstrip("`")) if detail else (text, "$")
+
+
+def _field_name(kind: type[Event], path: str) -> str:
+    """The name of the field that a path such as ``$[2][0]`` leads into."""
+    index, _, rest = path.removeprefix("$[").partition("]")
+    fields = kind.__struct_fields__
+    return fields[int(index)] + rest if index.isdigit() and int(index) < len(fields) else path

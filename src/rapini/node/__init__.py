@@ -1,0 +1,21 @@
+"""The public API: `Node` joins transports to sessions and owns the loop and the clock."""
+
+from rapini.node.aio import AsyncNode
+from rapini.node.counters import CountersSnapshot
+from rapini.node.inbox import EventRun
+from rapini.node.node import Node
+from rapini.node.settings import NodeSettings, load_table
+from rapini.node.status import Origin, PeerInfo, PeerState, PeerStatus
+
+__all__ = [
+    "AsyncNode",
+    "CountersSnapshot",
+    "EventRun",
+    "Node",
+    "NodeSettings",
+    "Origin",
+    "PeerInfo",
+    "PeerState",
+    "PeerStatus",
+    "load_table",
+]

@@ -1,0 +1,115 @@
+"""The node for asyncio programs: the same node underneath, nothing of it twice.
+
+Calls that wait run in a worker thread; publishing does not wait and is called directly (with ``overflow="block"`` use
+`publish_async`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from rapini.events import Event
+from rapini.node.counters import CountersSnapshot
+from rapini.node.dispatcher import EventCallback
+from rapini.node.node import Node
+from rapini.node.status import Origin, PeerInfo, PeerStatus
+
+__all__ = ["AsyncNode"]
+
+
+class AsyncNode:
+    """A `Node` for one event loop. Arguments are those of `Node`; use it as an async context manager.
+
+    Raises:
+        ConfigError: As `Node`.
+    """
+
+    def __init__(self, name: str, **arguments: Any) -> None:
+        self.node = Node(name, **arguments)
+        """The plain node."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def listen(self, url: str) -> str:
+        """See `Node.listen`."""
+        return self.node.listen(url)
+
+    async def connect(self, url: str, *, wait_s: float = 10.0) -> str:
+        """See `Node.connect`."""
+        return await asyncio.to_thread(self.node.connect, url, wait_s=wait_s)
+
+    async def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
+        """See `Node.subscribe`; a callback runs on the node's callback thread, not in the event loop."""
+        await asyncio.to_thread(lambda: self.node.subscribe(*prefixes, callback=callback, timeout_s=timeout_s))
+
+    def publish(self, event: Event, topic: str | None = None) -> None:
+        """See `Node.publish`."""
+        self.node.publish(event, topic)
+
+    async def publish_async(self, event: Event, topic: str | None = None) -> None:
+        """Publish from a worker thread: waits for room without holding up the event loop."""
+        await asyncio.to_thread(self.node.publish, event, topic)
+
+    async def flush(self, timeout_s: float = 5.0) -> bool:
+        """See `Node.flush`."""
+        return await asyncio.to_thread(self.node.flush, timeout_s)
+
+    async def wait_for(self, *names: str, timeout_s: float = 30.0) -> None:
+        """See `Node.wait_for`."""
+        await asyncio.to_thread(lambda: self.node.wait_for(*names, timeout_s=timeout_s))
+
+    async def events(self) -> AsyncIterator[tuple[Event, Origin]]:
+        """Received events with their origin, until `stop` or `close`. One consumer at a time."""
+        async for item in self.items():
+            if not isinstance(item, PeerStatus):
+                yield item
+
+    async def items(self) -> AsyncIterator[tuple[Event, Origin] | PeerStatus]:
+        """Received events and `PeerStatus` reports, in order."""
+        inbox = self.node.inbox
+        loop = asyncio.get_running_loop()
+        arrived = asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(arrived.set)
+
+        inbox.on_put = wake
+        try:
+            while not inbox.is_ended:
+                item = inbox.get(0)
+                if item is None:
+                    await arrived.wait()
+                    arrived.clear()
+                elif isinstance(item, PeerStatus):
+                    yield item
+                else:
+                    for run in item:
+                        for event in run.events:
+                            yield event, run.origin
+        finally:
+            inbox.on_put = None
+
+    def peers(self) -> list[PeerInfo]:
+        """See `Node.peers`."""
+        return self.node.peers()
+
+    def counters(self) -> CountersSnapshot:
+        """See `Node.counters`."""
+        return self.node.counters()
+
+    async def stop(self) -> None:
+        """See `Node.stop`."""
+        await asyncio.to_thread(self.node.stop)
+
+    async def close(self) -> None:
+        """See `Node.close`."""
+        await asyncio.to_thread(self.node.close)

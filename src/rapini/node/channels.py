@@ -1,0 +1,110 @@
+"""Makes a channel for each new connection, by the mechanism that its endpoint names. No fallback, ever.
+
+A mechanism is fixed by both ends' configuration; a peer that speaks another fails with a code. `plain` has no secrecy
+and no identity, so it is allowed on loopback, or when the operator said `insecure`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+
+from rapini.errors import ConfigError
+from rapini.node.settings import NodeSettings
+from rapini.secure.channel import Channel
+from rapini.secure.envelope import EnvelopeGate, Mechanism
+from rapini.secure.identity import check_name
+from rapini.secure.material import TlsMaterial
+from rapini.secure.plain import PlainChannel
+from rapini.transport import Endpoint
+
+__all__ = ["ChannelFactory"]
+
+
+class ChannelFactory:
+    """Our own identity, and channels made with it.
+
+    Args:
+        name: The node's name; a certificate must be for it.
+        settings: Where the keys are, whether `plain` is allowed.
+
+    Raises:
+        ConfigError: A key file is not usable, or is for somebody else.
+    """
+
+    def __init__(self, name: str, settings: NodeSettings) -> None:
+        check_name(name, what="node")
+        self.cluster = settings.cluster
+        self.role = settings.role
+        self._settings = settings
+        self._timeout_s = settings.handshake_timeout_s
+        self._material = _load(name, settings)
+        if self._material is not None:
+            self.cluster = self._material.identity.cluster
+            self.role = self._material.identity.role or ""
+
+    def check(self, endpoint: Endpoint) -> None:
+        """Make sure that this endpoint may be used.
+
+        Raises:
+            ConfigError: `no_keys` or `insecure`.
+        """
+        if endpoint.mechanism == "tls" and self._material is None:
+            raise ConfigError(
+                "no_keys",
+                f"{endpoint} needs a certificate",
+                remedy="make keys with 'rapini ca init' and 'rapini ca issue', then give keys=FOLDER",
+            )
+        if endpoint.mechanism == "plain" and not self._settings.insecure and not _is_loopback(endpoint.host):
+            raise ConfigError(
+                "insecure",
+                f"{endpoint} would cross the network in clear text",
+                remedy=f"use {endpoint.transport}+tls://, or set insecure = true if you mean it",
+            )
+
+    def initiator(self, endpoint: Endpoint) -> Channel:
+        """A channel for a connection that we made."""
+        if endpoint.mechanism == "plain" or self._material is None:
+            return PlainChannel(is_initiator=True, handshake_timeout_s=self._timeout_s)
+        return self._material.initiator(check_host=endpoint.host, handshake_timeout_s=self._timeout_s)
+
+    def responder(self, endpoint: Endpoint) -> Channel:
+        """A channel for a connection that was made to us."""
+        if endpoint.mechanism == "plain" or self._material is None:
+            return PlainChannel(is_initiator=False, handshake_timeout_s=self._timeout_s)
+        return self._material.responder(handshake_timeout_s=self._timeout_s)
+
+    def gate(self, endpoint: Endpoint, *, is_initiator: bool) -> EnvelopeGate:
+        """The envelope for a message-based connection."""
+        if is_initiator:
+            return EnvelopeGate.initiator(Mechanism[endpoint.mechanism.upper()], os.urandom(8))
+        return EnvelopeGate.responder(Mechanism[endpoint.mechanism.upper()])
+
+
+def _load(name: str, settings: NodeSettings) -> TlsMaterial | None:
+    if not (settings.keys or settings.certificate):
+        return None
+    folder = Path(settings.keys)
+    material = TlsMaterial.load(
+        settings.certificate or folder / f"{name}.crt",
+        settings.key or folder / f"{name}.key",
+        settings.trust or folder / "ca.crt",
+    )
+    if material.identity.node != name:
+        raise ConfigError(
+            "wrong_name",
+            f"the certificate is for node {material.identity.node!r}, this node is {name!r}",
+            where=str(settings.certificate or folder / f"{name}.crt"),
+            remedy=f"run 'rapini ca issue' for {name}, or use the certificate's name",
+        )
+    return material
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

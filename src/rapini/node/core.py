@@ -1,0 +1,359 @@
+"""The node's engine: what happens when a connection moves, a timer is due or the application acts.
+
+Every turn does the same four things: take what the transports have, let the links think, act on their outcomes, send
+and re-arm. Nothing here parses or encrypts, and no user code runs here: statuses and batches go to inboxes, the
+admission hook has its own thread. Everything is under the loop's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+
+from rapini.errors import TransportError
+from rapini.node.admission import Admission
+from rapini.node.channels import ChannelFactory
+from rapini.node.counters import Counters, CountersSnapshot
+from rapini.node.dials import Dial, DialState
+from rapini.node.links import LinkRecord
+from rapini.node.loop import Loop
+from rapini.node.peers import Peers
+from rapini.node.settings import NodeSettings
+from rapini.node.status import PeerState, PeerStatus
+from rapini.secure.channel import Channel, Side
+from rapini.secure.envelope import Accepted as Opened
+from rapini.secure.envelope import Dropped, EnvelopeGate, Refused
+from rapini.session.link import Link, Timing
+from rapini.session.redial import Backoff, Reconnect, Redial
+from rapini.transport import (
+    Accepted,
+    Connected,
+    ConnectFailed,
+    Connection,
+    Disconnected,
+    Endpoint,
+    Options,
+    Received,
+    Transport,
+    TransportOutcome,
+    Writable,
+)
+from rapini.transport.factory import make_transport
+from rapini.transport.resolver import Resolved, ResolveFailed, Resolver
+
+__all__ = ["Core"]
+
+
+class Core:
+    """Joins transports to sessions for one node. `Node` is its public face.
+
+    Args:
+        name: The node's name.
+        settings: Checked settings.
+        channels: Our identity, and channels made with it.
+        admission: Asked about each verified peer.
+    """
+
+    def __init__(self, name: str, settings: NodeSettings, channels: ChannelFactory, admission: Admission) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self.loop = Loop(name, self._turn, self._stalled)
+        self.lock = self.loop.lock
+        self.listening: dict[str, Endpoint] = {}
+        self.is_closing = False
+        self.peers = Peers(
+            name=name,
+            settings=settings,
+            channels=channels,
+            counters=self.counters,
+            loop=self.loop,
+            admission=admission,
+            service=self.service,
+        )
+        self.publisher = self.peers.publisher
+        self._name = name
+        self._channels = channels
+        self._transports: dict[str, Transport] = {}
+        self._resolver = Resolver(settings.connect_timeout_s)
+        self._timing = Timing(
+            heartbeat_interval_s=settings.heartbeat_interval_s,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            handshake_timeout_s=settings.handshake_timeout_s,
+        )
+        self._flushes_seen = 0
+
+    # -- the turn ------------------------------------------------------------------------------------------------
+
+    def _turn(self, now: float) -> float | None:
+        has_more = False
+        for transport in list(self._transports.values()):
+            for outcome in transport.outcomes():
+                self._on_transport(outcome, now)
+            has_more = has_more or transport.has_more
+        publisher = self.publisher
+        if publisher.flush_at is not None and publisher.flush_at <= now and not publisher.is_blocked():
+            publisher.flush(now)
+        roster_timer = self.peers.roster.next_timer()
+        if roster_timer is not None and roster_timer <= now:
+            self.peers.carry_out(self.peers.roster.handle_timer(now), now)
+        self._run_dials(now)
+        return now if has_more else self._next_turn(now)
+
+    def _next_turn(self, now: float) -> float | None:
+        times = [transport.next_timer() for transport in self._transports.values()]
+        times += [self.publisher.flush_at, self.peers.roster.next_timer()]
+        times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
+        if self.publisher.flushes != self._flushes_seen:
+            # While events are published, look after the last of them often enough that nobody has to wake us.
+            self._flushes_seen = self.publisher.flushes
+            times.append(now + self.settings.max_batch_delay_s / 2)
+        return min((when for when in times if when is not None), default=None)
+
+    def _stalled(self, pause_s: float) -> None:
+        for record in self.peers.records.values():
+            record.link.forgive(pause_s)
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    def _on_transport(self, outcome: TransportOutcome, now: float) -> None:
+        match outcome:
+            case Received(connection=connection, data=data):
+                record = connection.user
+                if isinstance(record, LinkRecord):
+                    self._on_received(record, data, now)
+            case Writable(connection=connection):
+                record = connection.user
+                if isinstance(record, LinkRecord):
+                    record.transmit()
+                    if record.session is not None and not record.unsent:
+                        self.peers.pump(record.session, now)
+            case Accepted(connection=connection):
+                self._on_accepted(connection, now)
+            case Connected(connection=connection):
+                self._on_connected(connection, now)
+            case ConnectFailed(connection=connection, code=code, detail=detail):
+                if isinstance(connection.user, Dial):
+                    self._dial_failed(connection.user, code, detail, now)
+            case Disconnected(connection=connection, code=code, detail=detail):
+                self._on_disconnected(connection, code, detail, now)
+
+    def _on_accepted(self, connection: Connection, now: float) -> None:
+        endpoint = self.listening.get(connection.endpoint)
+        if endpoint is None or self.is_closing:
+            connection.abort()
+            return
+        channel = self._channels.responder(endpoint)
+        link = self._make_link(channel, is_initiator=False, now=now)
+        self._adopt(connection, link, endpoint, None, now)
+
+    def _on_connected(self, connection: Connection, now: float) -> None:
+        dial = connection.user
+        if isinstance(dial, Dial):
+            dial.addresses = []
+        if not isinstance(dial, Dial) or dial.state is not DialState.CONNECTING:
+            connection.abort()
+            return
+        self._report_dial(dial, PeerState.HANDSHAKING)
+        link = self._make_link(self._channels.initiator(dial.endpoint), is_initiator=True, now=now)
+        self._adopt(connection, link, dial.endpoint, dial, now)
+
+    def _make_link(self, channel: Channel, *, is_initiator: bool, now: float) -> Link:
+        return Link(
+            channel=channel,
+            is_initiator=is_initiator,
+            cluster=self._channels.cluster,
+            subscriptions=self.peers.subscriptions,
+            subscriptions_version=self.peers.subscriptions_version,
+            timing=self._timing,
+            now=now,
+        )
+
+    def _adopt(self, connection: Connection, link: Link, endpoint: Endpoint, dial: Dial | None, now: float) -> None:
+        gate = None
+        if connection.is_message_based:
+            gate = self._channels.gate(endpoint, is_initiator=link.is_initiator)
+        record = LinkRecord(connection=connection, link=link, gate=gate, mechanism=endpoint.mechanism, dial=dial)
+        connection.user = record
+        self.peers.records[record.id] = record
+        self.service(record, now)
+
+    def _on_received(self, record: LinkRecord, data: bytes | memoryview, now: float) -> None:
+        if record.gate is not None:
+            verdict = record.gate.judge_untrusted(data)
+            if not isinstance(verdict, Opened):
+                self._on_bad_envelope(record, record.gate, verdict, data, now)
+                return
+            data = verdict.payload
+        record.link.receive(data, now)
+        self.service(record, now)
+
+    def _on_bad_envelope(
+        self, record: LinkRecord, gate: EnvelopeGate, verdict: Dropped | Refused, data: bytes | memoryview, now: float
+    ) -> None:
+        if isinstance(verdict, Dropped):
+            self.counters.rejected[verdict.code] += 1
+            return
+        if verdict.code == "mechanism_mismatch":
+            record.connection.send(gate.refusal(data))
+        side = Side.THEIRS if verdict.code == "peer_refused_mechanism" else Side.OURS
+        record.link.fail(verdict.code, side, verdict.detail)
+        self.service(record, now)
+
+    def _on_disconnected(self, connection: Connection, code: str, detail: str, now: float) -> None:
+        owner = connection.user
+        if isinstance(owner, LinkRecord):
+            owner.is_finished = True
+            owner.link.transport_ended(code, detail, now)
+            self.service(owner, now)
+        elif isinstance(owner, Dial) and owner.state is DialState.CONNECTING:
+            self._dial_failed(owner, code, detail, now)
+
+    def service(self, record: LinkRecord, now: float) -> None:
+        """Act on what a link reports, send what it has to say, arm its timer. Not entered twice for one record."""
+        if record.in_service:
+            return
+        record.in_service = True
+        link = record.link
+        try:
+            while outcomes := link.outcomes():
+                for outcome in outcomes:
+                    self.peers.handle(record, outcome, now)
+            record.transmit()
+        finally:
+            record.in_service = False
+        if link.is_closed:
+            self._retire(record)
+            return
+        due = link.next_timer()
+        if due is not None and due < record.timer_at:
+            record.timer_at = due
+            self.loop.call_at(due, lambda at: self._link_timer(record, at))
+
+    def _link_timer(self, record: LinkRecord, now: float) -> None:
+        record.timer_at = float("inf")
+        due = record.link.next_timer()
+        if due is not None and due <= now:
+            record.link.handle_timer(now)
+        self.service(record, now)
+
+    def _retire(self, record: LinkRecord) -> None:
+        if self.peers.records.pop(record.id, None) is not None and not record.is_finished:
+            record.is_finished = True
+            record.connection.close()
+
+    # -- dials ---------------------------------------------------------------------------------------------------
+
+    def dial(self, endpoint: Endpoint) -> Dial:
+        """Begin to dial an endpoint."""
+        settings = self.settings
+        backoff = Backoff(
+            first_s=settings.backoff_first_s, max_s=settings.backoff_max_s, rejected_s=settings.backoff_rejected_s
+        )
+        redial = Redial(backoff=backoff, policy=Reconnect(settings.reconnect), random=random.random)
+        dial = Dial(endpoint, redial)
+        self.peers.dials.append(dial)
+        self.loop.wake()
+        return dial
+
+    def _run_dials(self, now: float) -> None:
+        if self.is_closing:
+            return
+        for dial in self.peers.dials:
+            if dial.state is DialState.WAITING and dial.due_at is not None and dial.due_at <= now:
+                self._attempt(dial)
+
+    def _attempt(self, dial: Dial) -> None:
+        dial.state = DialState.RESOLVING
+        dial.due_at = None
+        code, detail = dial.failure or ("", "")
+        if dial.redial.attempts == 0 or code != dial.reported:
+            dial.reported = code
+            self._report_dial(dial, PeerState.CONNECTING, code, detail)
+
+        def resolved(outcome: Resolved | ResolveFailed) -> None:
+            with self.lock:
+                self._on_resolved(dial, outcome)
+
+        self._resolver.submit(dial.endpoint.host, dial.endpoint.port, resolved)
+
+    def _on_resolved(self, dial: Dial, outcome: Resolved | ResolveFailed) -> None:
+        if dial.state is not DialState.RESOLVING or self.is_closing:
+            return
+        now = time.monotonic()
+        if isinstance(outcome, ResolveFailed):
+            self._dial_failed(dial, outcome.code, outcome.detail, now)
+            return
+        dial.addresses = list(outcome.addresses)
+        self._dial_next_address(dial, now)
+
+    def _dial_next_address(self, dial: Dial, now: float) -> None:
+        try:
+            connection = self.transport(dial.endpoint).dial(dial.endpoint, dial.addresses.pop(0))
+        except TransportError as exc:
+            self._dial_failed(dial, exc.code, str(exc), now)
+            return
+        connection.user = dial
+        dial.state = DialState.CONNECTING
+        self.loop.wake()
+
+    def _dial_failed(self, dial: Dial, code: str, detail: str, now: float) -> None:
+        if dial.addresses and not self.is_closing:
+            self._dial_next_address(dial, now)  # a name with several addresses: the next one at once
+            return
+        dial.ended(now, code, detail, None, was_rejected=False)
+        if dial.due_at is not None:
+            self.loop.wake_before(dial.due_at)
+        self.loop.changed.notify_all()
+
+    def _report_dial(self, dial: Dial, state: PeerState, code: str = "", detail: str = "") -> None:
+        status = PeerStatus(
+            state=state, peer=dial.peer, code=code, detail=detail, endpoint=str(dial.endpoint), time=time.time()
+        )
+        self.peers.report(status)
+
+    # -- the application -----------------------------------------------------------------------------------------
+
+    def transport(self, endpoint: Endpoint) -> Transport:
+        """The node's transport of this kind, made when first needed."""
+        transport = self._transports.get(endpoint.transport)
+        if transport is None:
+            options = Options(connect_timeout_s=self.settings.connect_timeout_s)
+            transport = make_transport(endpoint.transport, self.loop.selector, self.loop.wake, options)
+            self._transports[endpoint.transport] = transport
+        return transport
+
+    def listen(self, endpoint: Endpoint) -> Endpoint:
+        """Listen; returns the endpoint as bound."""
+        bound = self.transport(endpoint).listen(endpoint)
+        self.listening[str(bound)] = bound
+        self.loop.wake()
+        return bound
+
+    def snapshot(self) -> CountersSnapshot:
+        """The counters, with those that the outboxes hold."""
+        sessions = self.peers.sessions
+        return self.counters.snapshot(
+            dropped={
+                name: {cause: dict(topics) for cause, topics in session.outbox.dropped.items()}
+                for name, session in sessions.items()
+            },
+            acknowledged={name: session.outbox.acknowledged for name, session in sessions.items()},
+            encode_calls=self.publisher.codec.encode_calls,
+        )
+
+    def stop(self) -> None:
+        """End the loop and everything it holds; nothing is drained any more."""
+        self.loop.signal_stop()
+        self.loop.wait_stop(5.0)
+        with self.lock:
+            self.publisher.close()
+            self.publisher.account_for_the_rest()
+            for session in self.peers.sessions.values():
+                session.departed("closing")
+            for transport in self._transports.values():
+                transport.close()
+            self._transports.clear()
+        self._resolver.close()
+        with contextlib.suppress(OSError):
+            self.loop.close()

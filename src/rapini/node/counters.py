@@ -1,0 +1,117 @@
+"""What a node counted: every event that was not delivered stands here, by peer, cause and topic."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Counters", "CountersSnapshot"]
+
+_log = logging.getLogger("rapini.node")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CountersSnapshot:
+    """Counters of one node at one moment. All count since the node was made."""
+
+    published: Mapping[str, int]
+    """Events published, by topic."""
+    unrouted: Mapping[str, int]
+    """Published events that no peer had subscribed to, by topic."""
+    not_encodable: Mapping[str, int]
+    """Published events that could not be encoded, by topic."""
+    dropped: Mapping[str, Mapping[str, Mapping[str, int]]]
+    """Events not delivered: by peer, cause, topic."""
+    sent: Mapping[str, int]
+    """Events handed to a channel, by peer."""
+    acknowledged: Mapping[str, int]
+    """Events that the peer has taken, by peer."""
+    received: Mapping[str, int]
+    """Events received, by peer."""
+    missed: Mapping[str, int]
+    """Events that a peer sent and that never arrived here (lost with a channel), by peer."""
+    bad_events: Mapping[str, int]
+    """Received events that did not fit their type: by peer, type and path of the field."""
+    channels_opened: int
+    peers_lost: int
+    peers_left: int
+    peers_resumed: int
+    peers_restarted: int
+    rejected: Mapping[str, int]
+    """Connections that came to nothing, by code."""
+    statuses_dropped: int
+    """Status reports dropped because nobody read them."""
+    encode_calls: int
+    """Runs encoded: does not depend on the number of receivers."""
+
+    @property
+    def total_published(self) -> int:
+        """Events published on all topics."""
+        return sum(self.published.values())
+
+    @property
+    def total_received(self) -> int:
+        """Events received from all peers."""
+        return sum(self.received.values())
+
+    @property
+    def total_dropped(self) -> int:
+        """Events dropped for all peers and causes."""
+        return sum(sum(topics.values()) for causes in self.dropped.values() for topics in causes.values())
+
+
+@dataclass(slots=True)
+class Counters:
+    """The counters themselves. Thread: under the node's lock, `bad_event` excepted (its consumer's)."""
+
+    published: Counter[str] = field(default_factory=Counter)
+    unrouted: Counter[str] = field(default_factory=Counter)
+    not_encodable: Counter[str] = field(default_factory=Counter)
+    sent: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
+    missed: Counter[str] = field(default_factory=Counter)
+    bad_events: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    channels_opened: int = 0
+    peers_lost: int = 0
+    peers_left: int = 0
+    peers_resumed: int = 0
+    peers_restarted: int = 0
+    statuses_dropped: int = 0
+
+    def bad_event(self, peer: str, type_name: str, path: str, detail: str, count: int) -> None:
+        """Count events that did not fit their type, and say so once for each place."""
+        key = f"{peer} {type_name} {path}"
+        if key not in self.bad_events:
+            _log.warning("bad event from %s: %s at %s: %s", peer, type_name or "batch", path, detail)
+        self.bad_events[key] += count
+
+    def snapshot(
+        self,
+        *,
+        dropped: Mapping[str, Mapping[str, Mapping[str, int]]],
+        acknowledged: Mapping[str, int],
+        encode_calls: int,
+    ) -> CountersSnapshot:
+        """A copy that does not change."""
+        return CountersSnapshot(
+            published=dict(self.published),
+            unrouted=dict(self.unrouted),
+            not_encodable=dict(self.not_encodable),
+            sent=dict(self.sent),
+            received=dict(self.received),
+            missed=dict(self.missed),
+            bad_events=dict(self.bad_events),
+            rejected=dict(self.rejected),
+            dropped=dropped,
+            acknowledged=acknowledged,
+            channels_opened=self.channels_opened,
+            peers_lost=self.peers_lost,
+            peers_left=self.peers_left,
+            peers_resumed=self.peers_resumed,
+            peers_restarted=self.peers_restarted,
+            statuses_dropped=self.statuses_dropped,
+            encode_calls=encode_calls,
+        )

@@ -1,0 +1,61 @@
+"""Runs the application's callbacks, on a thread of its own: for events by topic, and for peer statuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from rapini.events import Event
+from rapini.node.counters import Counters
+from rapini.node.inbox import EventRun, Inbox
+from rapini.node.status import Origin, PeerStatus
+from rapini.threads import Thread
+
+__all__ = ["Dispatcher", "EventCallback", "StatusCallback"]
+
+_log = logging.getLogger("rapini.node")
+
+EventCallback = Callable[[Event, Origin], object]
+StatusCallback = Callable[[PeerStatus], object]
+
+
+class Dispatcher(Thread):
+    """One consumer that hands what comes to callbacks, in order. A callback's exception is logged, never fatal."""
+
+    def __init__(self, name: str, counters: Counters, on_status: StatusCallback | None) -> None:
+        super().__init__(f"callbacks-{name}")
+        self.inbox = Inbox(counters)
+        self._on_status = on_status
+        self._callbacks: list[tuple[str, EventCallback]] = []
+
+    def add(self, prefixes: tuple[str, ...], callback: EventCallback) -> None:
+        """Call `callback` for events whose topic begins with one of these. Any thread, under the node's lock."""
+        self._callbacks = [*self._callbacks, *((prefix, callback) for prefix in prefixes)]
+
+    def run(self) -> None:
+        """Hand out what comes until the end."""
+        for item in self.inbox.items(None):
+            self.beat()
+            if isinstance(item, PeerStatus):
+                self._status(item)
+            else:
+                for run in item:
+                    self._events(run)
+
+    def _status(self, status: PeerStatus) -> None:
+        if self._on_status is None:
+            return
+        try:
+            self._on_status(status)
+        except Exception:
+            _log.exception("the status callback failed")
+
+    def _events(self, run: EventRun) -> None:
+        for prefix, callback in self._callbacks:
+            if not run.origin.topic.startswith(prefix):
+                continue
+            for event in run.events:
+                try:
+                    callback(event, run.origin)
+                except Exception:
+                    _log.exception("a callback failed for an event on %s", run.origin.topic)

@@ -1,0 +1,148 @@
+"""Where received batches wait, still encoded, for the thread that consumes them.
+
+Batches are decoded by the consumer and not by the I/O thread: so what waits is bounded in bytes by the peers' credit,
+and the I/O thread stays free for heartbeats. A batch counts as *taken* when the consumer gets it; only then is it
+acknowledged, which gives its sender new credit. Status reports stand between the batches, in order.
+"""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from rapini.codec import Codec
+from rapini.errors import DecodeError
+from rapini.events import Event
+from rapini.node.counters import Counters
+from rapini.node.status import Origin, PeerStatus
+
+__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
+
+MAX_WAITING_STATUSES: Final = 10_000
+"""Status reports that wait for a consumer who never comes; later ones are counted and dropped."""
+
+
+@dataclass(slots=True)
+class ReceivedBatch:
+    """A batch as it came, with what is needed to account for it."""
+
+    peer: str
+    epoch: int
+    generation: int
+    first_sequence: int
+    count: int
+    data: bytes
+    taken: Callable[[ReceivedBatch], None]
+    holders: int = 0
+    """Inboxes that have not taken it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventRun:
+    """Events of one type, topic and origin, decoded together: the cheapest way to take them."""
+
+    events: Sequence[Event]
+    origin: Origin
+
+
+class _End:
+    """Marks that nothing follows."""
+
+
+_Item = ReceivedBatch | PeerStatus | _End
+
+
+class Inbox:
+    """One consumer's queue. `put*` under the node's lock, the rest on the consumer's thread (one at a time).
+
+    Args:
+        counters: The node's; decode faults are counted there.
+    """
+
+    def __init__(self, counters: Counters) -> None:
+        self.prefixes: tuple[str, ...] = ()
+        """What this consumer subscribed to."""
+        self.on_put: Callable[[], None] | None = None
+        """Called after each put, on the putting thread: wakes an event loop."""
+        self._counters = counters
+        self._codec = Codec()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._statuses_waiting = 0
+        self._ended = False
+
+    def put(self, batch: ReceivedBatch) -> None:
+        """Add a batch."""
+        self._queue.put(batch)
+        if self.on_put is not None:
+            self.on_put()
+
+    def put_status(self, status: PeerStatus) -> None:
+        """Add a status report, unless far too many wait unread."""
+        if self._statuses_waiting >= MAX_WAITING_STATUSES:
+            self._counters.statuses_dropped += 1
+            return
+        self._statuses_waiting += 1
+        self._queue.put(status)
+        if self.on_put is not None:
+            self.on_put()
+
+    def end(self) -> None:
+        """Nothing more will be put."""
+        self._queue.put(_End())
+        if self.on_put is not None:
+            self.on_put()
+
+    @property
+    def is_ended(self) -> bool:
+        """Whether everything was consumed and nothing more will come."""
+        return self._ended
+
+    def get(self, timeout_s: float | None) -> list[EventRun] | PeerStatus | None:
+        """Wait for the next batch or status; `None` when the time is over or nothing more will come."""
+        if self._ended:
+            return None
+        try:
+            item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
+        except queue.Empty:
+            return None
+        if isinstance(item, _End):
+            self._ended = True
+            return None
+        if isinstance(item, PeerStatus):
+            self._statuses_waiting -= 1
+            return item
+        item.taken(item)
+        return self._decode(item)
+
+    def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus]:
+        """Batches and status reports until the end, or until nothing comes for `timeout_s` seconds."""
+        while True:
+            item = self.get(timeout_s)
+            if item is not None:
+                yield item
+            elif self._ended or timeout_s is not None:
+                return
+
+    def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
+        counters = self._counters
+        try:
+            runs = self._codec.decode_batch_untrusted(batch.data)
+        except DecodeError as exc:
+            counters.bad_event(batch.peer, "", "$", str(exc), batch.count)
+            return []
+        taken: list[EventRun] = []
+        for run in runs:
+            for bad in run.bad:
+                counters.bad_event(batch.peer, run.name, bad.path, bad.detail, 1)
+            if run.topic.startswith(self.prefixes):
+                origin = Origin(peer=batch.peer, topic=run.topic, epoch=batch.epoch)
+                taken.append(EventRun(run.events, origin))
+        return taken
+
+
+def deadline_after(timeout_s: float | None) -> float | None:
+    """When a wait that starts now is over, in monotonic seconds."""
+    return None if timeout_s is None else time.monotonic() + timeout_s

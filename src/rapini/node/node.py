@@ -1,0 +1,459 @@
+"""The public face: a node listens, dials, publishes and subscribes. Client and server alike.
+
+See `rapini.AsyncNode` for the same over asyncio.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, overload
+
+import msgspec
+
+from rapini.errors import (
+    AuthenticationError,
+    ConfigError,
+    HandshakeError,
+    LocalError,
+    PeerError,
+    PeerTimeoutError,
+    RejectedError,
+)
+from rapini.events import Event
+from rapini.node.admission import Admission
+from rapini.node.channels import ChannelFactory
+from rapini.node.core import Core
+from rapini.node.counters import CountersSnapshot
+from rapini.node.dials import NETWORK_CODES, Dial, DialState
+from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
+from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.settings import NodeSettings, load_table
+from rapini.node.status import Origin, PeerInfo, PeerStatus
+from rapini.secure.channel import Side
+from rapini.session.link import CloseKind
+from rapini.transport import Endpoint
+
+__all__ = ["Node"]
+
+_log = logging.getLogger("rapini.node")
+
+_GOODBYE_S = 1.0
+_AUTHENTICATION = (
+    "unknown_ca",
+    "certificate",
+    "wrong_host",
+    "wrong_cluster",
+    "wrong_name",
+    "no_identity",
+    "peer_refused",
+)
+
+
+class Node:
+    """One process's presence among its peers: it can listen, dial, or both, and publishes and subscribes either way.
+
+    Use it as a context manager, or call `close()`. Every method may be called from any thread, except that one thread
+    at a time consumes `events()`, `runs()` or `items()`.
+
+    Args:
+        name: The node's name; with certificates, the name it was certified for.
+        config: A TOML file with a table `[node]`, or settings made in code. Arguments below override it.
+        keys: Folder with `<name>.crt`, `<name>.key` and `ca.crt`, as `rapini ca issue` writes it.
+        admit: Asked about each peer once it is verified and before any of its bytes reach the application; only `True`
+            lets it in. Runs on a thread of its own and should answer within seconds.
+        on_status: Called for each `PeerStatus`, on the callback thread.
+        options: Any option of `NodeSettings`.
+
+    Raises:
+        ConfigError: A setting or a key file is not usable; the text says what, where and what to do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        config: str | NodeSettings | None = None,
+        keys: str | None = None,
+        admit: Callable[[PeerInfo], bool] | None = None,
+        on_status: StatusCallback | None = None,
+        **options: Any,
+    ) -> None:
+        self.name = name
+        settings = _settings(config, keys, options)
+        self._admission = Admission(admit, name)
+        channels = ChannelFactory(name, settings)
+        self._channels = channels
+        self._core = Core(name, settings, channels, self._admission)
+        self._lock = self._core.lock
+        self._changed = self._core.loop.changed
+        self.inbox = Inbox(self._core.counters)
+        self._core.peers.inboxes.append(self.inbox)
+        self._dispatcher: Dispatcher | None = None
+        self._on_status = on_status
+        self._is_stopped = False
+        self._is_closed = False
+        # An instance attribute in front of the documented method: the hot path saves a call.
+        self.publish = self._core.publisher.publish  # type: ignore[method-assign]
+        if on_status is not None:
+            self._dispatch()
+        self._core.loop.start()
+        try:
+            for url in settings.listen:
+                self.listen(url)
+            for url in settings.connect:
+                self.connect(url, wait_s=0)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's name."""
+        return self._channels.cluster
+
+    # -- connections ---------------------------------------------------------------------------------------------
+
+    def listen(self, url: str) -> str:
+        """Accept peers at an endpoint such as ``zmq+tls://0.0.0.0:9750``.
+
+        Returns:
+            The endpoint as bound; a port of 0 is resolved.
+
+        Raises:
+            ConfigError: `unknown_scheme`, `bad_endpoint`, `no_keys` or `insecure`.
+            TransportError: `address_in_use`, `bad_address`, `permission` or `listen_failed`.
+        """
+        endpoint = Endpoint.parse(url)
+        self._channels.check(endpoint)
+        with self._lock:
+            self._check_open()
+            return str(self._core.listen(endpoint))
+
+    def connect(self, url: str, *, wait_s: float = 10.0) -> str:
+        """Dial an endpoint, and by default wait until its peer is up.
+
+        Once up, the connection is kept by the policy of `reconnect`. With ``wait_s=0`` the call returns at once and the
+        node keeps trying in the background; `PeerStatus` reports tell how it goes.
+
+        Returns:
+            The peer's name, or an empty string with ``wait_s=0``.
+
+        Raises:
+            ConfigError: As for `listen`.
+            AuthenticationError, HandshakeError: No secured channel came about.
+            RejectedError: The peer, or our own admission hook, refused; `code` says why.
+            PeerTimeoutError: Not up within `wait_s` seconds; the text says what was tried.
+        """
+        endpoint = Endpoint.parse(url)
+        if endpoint.is_wildcard or not endpoint.port:
+            raise ConfigError("bad_endpoint", f"{url} cannot be dialled", remedy="give the peer's host and port")
+        self._channels.check(endpoint)
+        with self._lock:
+            self._check_open()
+            dial = self._core.dial(endpoint)
+            return self._await_dial(dial, wait_s) if wait_s > 0 else ""
+
+    def reconnect(self, url: str, *, wait_s: float = 10.0) -> str:
+        """Dial an endpoint again that the policy `manual` left alone, or at once instead of after the back-off.
+
+        Raises:
+            LocalError: `not_dialled`, or `never` when the policy forbids it. Else as `connect`.
+        """
+        with self._lock:
+            self._check_open()
+            endpoint = Endpoint.parse(url)
+            dial = next((dial for dial in self._core.peers.dials if dial.endpoint == endpoint), None)
+            if dial is None:
+                raise LocalError("not_dialled", f"{url} was never dialled", remedy="use connect()")
+            if dial.was_ever_up and self._core.settings.reconnect == "never":
+                raise LocalError("never", f"{url}: reconnect = 'never'", remedy="make a new node")
+            if dial.state in (DialState.WAITING, DialState.DONE):
+                dial.wake(time.monotonic())
+                self._core.loop.wake()
+            return self._await_dial(dial, wait_s) if wait_s > 0 else ""
+
+    def _await_dial(self, dial: Dial, wait_s: float) -> str:
+        deadline = time.monotonic() + wait_s
+        while dial.state not in (DialState.UP, DialState.STANDBY):
+            left = deadline - time.monotonic()
+            if _is_final(dial) or left <= 0 or self._is_closed:
+                self._core.peers.dials.remove(dial)
+                dial.state = DialState.DONE
+                raise _dial_error(dial, wait_s)
+            self._changed.wait(left)
+        return dial.peer
+
+    def wait_for(self, *names: str, timeout_s: float = 30.0) -> None:
+        """Wait until these peers are up (any one if no names are given).
+
+        Raises:
+            PeerTimeoutError: `not_up`; the text names who is missing.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            while True:
+                up = {peer.name for peer in self.peers() if peer.is_up}
+                missing = [name for name in names if name not in up]
+                if not missing and up:
+                    return
+                left = deadline - time.monotonic()
+                if left <= 0 or self._is_closed:
+                    who = ", ".join(missing) or "any peer"
+                    raise PeerTimeoutError("not_up", f"{who} not up within {timeout_s:g} s{self._failures()}")
+                self._changed.wait(left)
+
+    def _failures(self) -> str:
+        failures = [f"{dial.endpoint}: {dial.failure[1]}" for dial in self._core.peers.dials if dial.failure]
+        return f" ({'; '.join(failures)})" if failures else ""
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def publish(self, event: Event, topic: str | None = None) -> None:
+        """Send an event to every peer that subscribed to its topic.
+
+        It is on its way when the call returns, or waits for company for at most `max_batch_delay_s`. What cannot be
+        delivered is counted by peer, topic and cause (`counters`). With ``overflow="block"`` the call waits while a
+        subscriber's queue is full; otherwise the newest events are dropped for that subscriber alone.
+
+        Args:
+            event: Must not be changed afterwards (events are immutable; so should be the lists and dicts in them).
+            topic: Where it goes, instead of its class's topic.
+
+        Raises:
+            LocalError: `closed`, `no_topic` or `not_an_event`.
+            EventError: `bad_topic`; in development mode `wrong_type`, with the field.
+
+        Thread: any.
+        """
+        self._core.publisher.publish(event, topic)
+
+    def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
+        """Publish several events in order; see `publish`."""
+        self._core.publisher.publish_many(events, topic)
+
+    def flush(self, timeout_s: float = 5.0) -> bool:
+        """Send what waits and wait until the connected peers have taken everything published so far.
+
+        Returns:
+            False if that took longer than `timeout_s` seconds.
+        """
+        deadline = time.monotonic() + timeout_s
+        with self._lock:
+            publisher = self._core.publisher
+            publisher.flush(time.monotonic(), may_block=self._core.settings.overflow == "block")
+            while any(s.record is not None and not s.outbox.is_idle for s in self._core.peers.sessions.values()):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                publisher.room.wait(left)
+            return True
+
+    def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
+        """Ask for events whose topic begins with one of these prefixes; an empty one means all.
+
+        When the call returns, the subscription is in force at all connected peers: what they publish from now on
+        arrives. Peers that connect later learn of it before they send any event.
+
+        Args:
+            prefixes: One or more.
+            callback: Called as ``callback(event, origin)`` on the callback thread; without one, the events come from
+                `events()`.
+            timeout_s: How long a peer may take to put it in force.
+
+        Raises:
+            PeerTimeoutError: `subscription_timeout`; the text names the peers.
+        """
+        if not prefixes:
+            raise LocalError("no_prefix", "nothing to subscribe to", remedy="subscribe('conn/'), or '' for all")
+        with self._lock:
+            self._check_open()
+            if callback is not None:
+                dispatcher = self._dispatch()
+                dispatcher.add(prefixes, callback)
+                inbox = dispatcher.inbox
+            else:
+                inbox = self.inbox
+            inbox.prefixes = tuple(dict.fromkeys((*inbox.prefixes, *prefixes)))
+            self._subscriptions_changed(timeout_s)
+
+    def unsubscribe(self, *prefixes: str, timeout_s: float = 5.0) -> None:
+        """Take back subscriptions made without a callback. Raises as `subscribe`."""
+        with self._lock:
+            self._check_open()
+            self.inbox.prefixes = tuple(prefix for prefix in self.inbox.prefixes if prefix not in prefixes)
+            self._subscriptions_changed(timeout_s)
+
+    def _subscriptions_changed(self, timeout_s: float) -> None:
+        peers = self._core.peers
+        wanted = tuple(dict.fromkeys(prefix for inbox in peers.inboxes for prefix in inbox.prefixes))
+        self._await_in_force(peers.subscribe(wanted, time.monotonic()), timeout_s)
+
+    def _await_in_force(self, version: int, timeout_s: float) -> None:
+        peers = self._core.peers
+        waiting = [record for record in peers.records.values() if record.is_up]
+        deadline = time.monotonic() + timeout_s
+        while late := [r for r in waiting if r.in_force < version and not r.link.is_closed]:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                names = ", ".join(record.link.peer for record in late)
+                raise PeerTimeoutError("subscription_timeout", f"not in force within {timeout_s:g} s at {names}")
+            self._changed.wait(left)
+
+    @overload
+    def events(self, *, timeout_s: float | None = None) -> Iterator[tuple[Event, Origin]]: ...
+    @overload
+    def events(
+        self, *, timeout_s: float | None = None, with_status: Literal[True]
+    ) -> Iterator[tuple[Event, Origin] | PeerStatus]: ...
+    def events(
+        self, *, timeout_s: float | None = None, with_status: bool = False
+    ) -> Iterator[tuple[Event, Origin] | PeerStatus]:
+        """Received events with their origin, until `stop()` or `close()`.
+
+        Args:
+            timeout_s: End when nothing has come for so long; `None` waits for ever.
+            with_status: Also yield `PeerStatus` reports, in order with the events.
+        """
+        for item in self.inbox.items(timeout_s):
+            if not isinstance(item, PeerStatus):
+                for run in item:
+                    origin = run.origin
+                    for event in run.events:
+                        yield event, origin
+            elif with_status:
+                yield item
+
+    def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus]:
+        """Runs of events and status reports, in order: the fastest way to consume. Ends as `events()` does."""
+        for item in self.inbox.items(timeout_s):
+            if isinstance(item, PeerStatus):
+                yield item
+            else:
+                yield from item
+
+    def _dispatch(self) -> Dispatcher:
+        if self._dispatcher is None:
+            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status)
+            self._core.peers.inboxes.append(self._dispatcher.inbox)
+            self._dispatcher.start()
+        return self._dispatcher
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    def peers(self) -> list[PeerInfo]:
+        """The peers that are connected and admitted, by name."""
+        with self._lock:
+            records = [record for record in self._core.peers.records.values() if record.session is not None]
+            return sorted((record.info() for record in records), key=lambda peer: peer.name)
+
+    def counters(self) -> CountersSnapshot:
+        """What this node has counted so far."""
+        with self._lock:
+            return self._core.snapshot()
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Receive no more: unsubscribe everywhere; `events()` ends when what has come was consumed.
+
+        For programs that consume: stop, let the loop over `events()` run out, then `close()`; so nothing is lost.
+        """
+        with self._lock:
+            if self._is_stopped:
+                return
+            self._is_stopped = True
+            try:
+                if self._core.peers.subscriptions:
+                    self._await_in_force(self._core.peers.subscribe((), time.monotonic()), timeout_s)
+            except PeerTimeoutError as exc:
+                _log.warning("stopping all the same: %s", exc)
+            finally:
+                for inbox in self._core.peers.inboxes:
+                    inbox.end()
+
+    def close(self, drain_timeout_s: float | None = None) -> None:
+        """Deliver what was published, say goodbye and end. May be called twice.
+
+        Args:
+            drain_timeout_s: How long delivery may take; the setting `drain_timeout_s` by default.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+        drain_s = self._core.settings.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self.stop()
+        if self._dispatcher is not None:
+            self._dispatcher.wait_stop(drain_s)
+        self.flush(drain_s)
+        with self._lock:
+            self._is_closed = True
+            self._core.is_closing = True
+            self._core.publisher.close()
+            self._say_goodbye()
+            self._changed.notify_all()
+        self._admission.stop()
+        self._core.stop()
+
+    def _say_goodbye(self) -> None:
+        now = time.monotonic()
+        for record in list(self._core.peers.records.values()):
+            record.link.leave("goodbye", "", now)
+            self._core.service(record, now)
+        deadline = deadline_after(_GOODBYE_S) or 0.0
+        while self._core.peers.records and (left := deadline - time.monotonic()) > 0:
+            self._changed.wait(left)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise LocalError("closed", "the node is closed")
+
+
+def _settings(config: str | NodeSettings | None, keys: str | None, options: dict[str, Any]) -> NodeSettings:
+    if isinstance(config, NodeSettings):
+        settings = config
+    else:
+        settings = load_table(config, "node", NodeSettings) if config is not None else NodeSettings()
+    if keys is not None:
+        options["keys"] = keys
+    known = NodeSettings.__struct_fields__
+    for option in options:
+        if option not in known:
+            raise ConfigError("bad_option", f"unknown option {option}", remedy=f"known options are {', '.join(known)}")
+    try:
+        merged = msgspec.convert({**msgspec.structs.asdict(settings), **options}, NodeSettings)
+    except msgspec.ValidationError as exc:
+        raise ConfigError("bad_option", str(exc).replace(" - at `$.", " in `"), remedy="change its value") from None
+    return merged.checked()
+
+
+def _is_final(dial: Dial) -> bool:
+    """Whether waiting for this dial any longer makes no sense."""
+    if dial.state is DialState.DONE:
+        return True
+    return dial.failure is not None and dial.failure[0] not in NETWORK_CODES
+
+
+def _dial_error(dial: Dial, wait_s: float) -> PeerError:
+    where = str(dial.endpoint)
+    closed = dial.closed
+    if dial.failure is None:
+        return PeerTimeoutError("timeout", f"not up within {wait_s:g} s", peer=where)
+    code, detail = dial.failure
+    if closed is not None and closed.kind is CloseKind.REJECTED:
+        who = "the peer refused us" if closed.side is Side.THEIRS else "we refused the peer"
+        return RejectedError(code, f"{who}: {detail} ({code})", peer=where)
+    if code in NETWORK_CODES:
+        return PeerTimeoutError(code, f"not up within {wait_s:g} s: {detail} ({code})", peer=where)
+    kind = AuthenticationError if code.startswith(_AUTHENTICATION) else HandshakeError
+    return kind(code, f"{detail} ({code})", peer=where)

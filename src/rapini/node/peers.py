@@ -1,0 +1,428 @@
+"""What links tell, and what becomes of it: sessions, the roster's decisions, statuses, batches for the inboxes.
+
+Called by the core under the node's lock, with one link's outcomes at a time and in their order, so what an application
+sees is in order too: `lost` comes after the last batch of its epoch, and before anything of the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from rapini.node.admission import Admission
+from rapini.node.channels import ChannelFactory
+from rapini.node.counters import Counters
+from rapini.node.dials import Dial, DialState
+from rapini.node.inbox import Inbox, ReceivedBatch
+from rapini.node.links import LinkRecord
+from rapini.node.loop import Loop
+from rapini.node.publisher import Publisher
+from rapini.node.sessions import ACK_DELAY_S, Session
+from rapini.node.settings import NodeSettings
+from rapini.node.status import PeerState, PeerStatus
+from rapini.secure.channel import Side
+from rapini.session.link import (
+    ChannelOpened,
+    CloseKind,
+    EventsAcknowledged,
+    EventsReceived,
+    GreetingReceived,
+    LinkClosed,
+    LinkOutcome,
+    LinkState,
+    LinkUp,
+    PongReceived,
+    SubscriptionsInForce,
+    SubscriptionsReceived,
+)
+from rapini.session.messages import Epoch, Incarnation
+from rapini.session.outbox import Outbox
+from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
+
+__all__ = ["Peers"]
+
+_log = logging.getLogger("rapini.node")
+
+_UP_STATES: Final = {
+    Relation.FIRST: PeerState.UP,
+    Relation.BACK: PeerState.RESUMED,
+    Relation.RESTARTED: PeerState.RESTARTED,
+}
+
+
+class Peers:
+    """The peers of one node.
+
+    Args:
+        name: Our name.
+        settings: Deadlines and bounds.
+        channels: Our identity.
+        counters: What is counted.
+        loop: For timers and waiting threads.
+        admission: Asked about each verified peer.
+        service: Sends what a record's link has to say, handles what follows, re-arms it.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        settings: NodeSettings,
+        channels: ChannelFactory,
+        counters: Counters,
+        loop: Loop,
+        admission: Admission,
+        service: Callable[[LinkRecord, float], None],
+    ) -> None:
+        self.incarnation = Incarnation(os.urandom(16))
+        self.sessions: dict[str, Session] = {}
+        self.records: dict[LinkId, LinkRecord] = {}
+        self.inboxes: list[Inbox] = []
+        self.dials: list[Dial] = []
+        self.subscriptions: tuple[str, ...] = ()
+        self.subscriptions_version = 0
+        self.roster = Roster(
+            name=name,
+            incarnation=self.incarnation,
+            probe_timeout_s=settings.probe_timeout_s,
+            duplicate_retry_s=settings.backoff_rejected_s,
+        )
+        self._name = name
+        self._settings = settings
+        self._channels = channels
+        self._counters = counters
+        self._loop = loop
+        self._admission = admission
+        self._service = service
+        self.publisher = Publisher(
+            settings=settings,
+            counters=counters,
+            lock=loop.lock,
+            sessions=self.sessions,
+            pump=self.pump,
+            wake=self._wake_to_flush,
+        )
+
+    def _wake_to_flush(self) -> None:
+        # While events are published the loop turns every millisecond by itself (see Core), which is soon enough.
+        if self.publisher.flush_at is not None:
+            self._loop.wake_before(self.publisher.flush_at, self._settings.max_batch_delay_s / 2)
+
+    # -- outcomes of links ---------------------------------------------------------------------------------------
+
+    def handle(self, record: LinkRecord, outcome: LinkOutcome, now: float) -> None:
+        """Act on one outcome of one link."""
+        match outcome:
+            case EventsReceived():
+                self._on_events(record, outcome, now)
+            case EventsAcknowledged(received_events=received):
+                self._on_acknowledged(record, received, now)
+            case ChannelOpened():
+                self._on_channel_opened(record, outcome, now)
+            case GreetingReceived():
+                self._on_greeting(record)
+            case LinkUp():
+                self._on_up(record, now)
+            case SubscriptionsReceived(prefixes=prefixes):
+                self._on_subscriptions(record, prefixes)
+            case SubscriptionsInForce(version=version):
+                record.in_force = version
+                self._loop.changed.notify_all()
+            case PongReceived(token=token):
+                if token == record.probe_token:
+                    self.carry_out(self.roster.probe_answered(record.id), now)
+            case LinkClosed():
+                self._on_closed(record, outcome, now)
+
+    def _on_channel_opened(self, record: LinkRecord, opened: ChannelOpened, now: float) -> None:
+        self._counters.channels_opened += 1
+        if opened.identity is not None:
+            record.connection.authenticated = True
+        if not record.link.is_initiator:
+            return
+        name = record.link.peer
+        if name:
+            refusal = self.roster.open_outgoing(record.id, name)
+            if refusal is not None:
+                record.link.abandon(refusal.code, refusal.detail)
+                return
+        self._greet(record, name, now)
+
+    def _greet(self, record: LinkRecord, name: str, now: float) -> None:
+        session = self.sessions.get(name) or self._new_session(name)
+        record.greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        record.link.greet(record.greeting, now)
+
+    def _new_session(self, name: str) -> Session:
+        return Session(
+            name=name,
+            outbox=Outbox(self._settings.send_queue_bytes),
+            window_bytes=self._settings.window_bytes,
+            is_departed=True,
+        )
+
+    def _on_greeting(self, record: LinkRecord) -> None:
+        record.connection.authenticated = True
+
+        def verdict(is_admitted: bool, why_not: str) -> None:
+            with self._loop.lock:
+                self._on_verdict(record, is_admitted, why_not)
+
+        self._admission.ask(record.info(), verdict)
+
+    def _on_verdict(self, record: LinkRecord, is_admitted: bool, why_not: str) -> None:
+        if record.link.state is not LinkState.JUDGING:
+            return
+        now = time.monotonic()
+        if not is_admitted:
+            record.link.refuse("denied", why_not, now, self._settings.backoff_rejected_s)
+            self._service(record, now)
+            return
+        greeting = record.link.greeting
+        if greeting is None:
+            raise AssertionError("a link is judged by its greeting")
+        welcome_epoch = record.link.offered_epoch
+        claim = Claim(
+            link=record.id,
+            name=greeting.node,
+            incarnation=Incarnation(greeting.incarnation),
+            known_epoch=Epoch(greeting.known_epoch if welcome_epoch is None else welcome_epoch - 1),
+            is_ours=record.link.is_initiator,
+        )
+        self.carry_out(self.roster.judge(claim, now), now)
+
+    # -- the roster's decisions ----------------------------------------------------------------------------------
+
+    def carry_out(self, decisions: list[Decision], now: float) -> None:
+        """Do what the roster decided, in its order."""
+        for decision in decisions:
+            record = self.records.get(decision.link)
+            if record is None or record.link.is_closed:
+                continue
+            match decision:
+                case Admit(epoch=epoch, relation=relation):
+                    self._admit(record, epoch, relation, now)
+                case Refuse():
+                    self._refuse(record, decision, now)
+                case Drop(code=code, detail=detail):
+                    if record.is_up:
+                        record.link.lose(code, detail)
+                    else:
+                        record.link.abandon(code, detail)
+                case Probe():
+                    record.probe_token = record.link.ping(now)
+            self._service(record, now)
+
+    def _admit(self, record: LinkRecord, epoch: Epoch, relation: Relation, now: float) -> None:
+        name = record.link.peer
+        heard = record.link.greeting
+        session = self.sessions.setdefault(name, self._new_session(name))
+        if not record.link.is_initiator:
+            self._greet(record, name, now)
+        if heard is None or record.greeting is None:
+            raise AssertionError("a link is admitted by its greeting")
+        record.session = session
+        record.relation = relation
+        if not session.admitted(record.greeting, heard, epoch):
+            record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
+            return
+        session.record = None
+        record.link.admit(epoch, now)
+        self._report(record, PeerState.SYNCING)
+
+    def _refuse(self, record: LinkRecord, refusal: Refuse, now: float) -> None:
+        if refusal.code == "duplicate_name":
+            _log.error("%s (%s): %s", record.link.peer, record.connection.address, refusal.detail)
+        record.link.refuse(refusal.code, refusal.detail, now, refusal.retry_after_s)
+
+    # -- up, flow, gone ------------------------------------------------------------------------------------------
+
+    def _on_up(self, record: LinkRecord, now: float) -> None:
+        session = record.session
+        if session is None:
+            raise AssertionError("only an admitted link comes up")
+        session.record = record
+        session.prefixes = record.prefixes
+        if record.relation is Relation.BACK:
+            self._counters.peers_resumed += 1
+        elif record.relation is Relation.RESTARTED:
+            self._counters.peers_restarted += 1
+        if record.dial is not None:
+            record.dial.came_up(session.name)
+        self._report(record, _UP_STATES[record.relation])
+        self.publisher.reroute()
+        self._loop.changed.notify_all()
+
+    def _on_subscriptions(self, record: LinkRecord, prefixes: tuple[str, ...]) -> None:
+        record.prefixes = prefixes
+        if record.session is not None and record.session.record is record:
+            record.session.prefixes = prefixes
+            self.publisher.flush(time.monotonic())  # what was published before goes by the old subscriptions
+            self.publisher.reroute()
+
+    def subscribe(self, prefixes: tuple[str, ...], now: float) -> int:
+        """Replace our subscriptions at all peers; returns their new version."""
+        self.subscriptions = prefixes
+        self.subscriptions_version += 1
+        for record in list(self.records.values()):
+            record.link.subscribe(prefixes, self.subscriptions_version, now)
+            self._service(record, now)
+        return self.subscriptions_version
+
+    def _on_events(self, record: LinkRecord, events: EventsReceived, now: float) -> None:
+        session = record.session
+        if session is None:
+            raise AssertionError("events come over an admitted link")
+        missing = session.received(events)
+        if missing is None:
+            record.link.refuse("protocol_error", "event numbers went back", now)
+            return
+        self._counters.received[session.name] += events.count
+        if missing:
+            self._counters.missed[session.name] += missing
+        batch = ReceivedBatch(
+            peer=session.name,
+            epoch=session.epoch,
+            generation=session.generation,
+            first_sequence=events.first_sequence,
+            count=events.count,
+            data=events.batch,
+            taken=self._batch_taken,
+        )
+        consumers = [inbox for inbox in self.inboxes if inbox.prefixes]
+        batch.holders = len(consumers)
+        for inbox in consumers:
+            inbox.put(batch)
+        if not consumers:
+            self._batch_taken(batch)
+        if not session.ack_is_due:
+            session.ack_is_due = True
+            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
+
+    def _batch_taken(self, batch: ReceivedBatch) -> None:
+        """A consumer took a batch (on its own thread)."""
+        with self._loop.lock:
+            batch.holders -= 1
+            session = self.sessions.get(batch.peer)
+            if batch.holders > 0 or session is None:
+                return
+            now = time.monotonic()
+            before = session.acknowledged
+            session.batch_taken(batch.generation, batch.first_sequence, batch.count, len(batch.data), now)
+            if session.acknowledged != before and session.record is not None:
+                self._service(session.record, now)
+
+    def _acknowledge(self, session: Session, now: float) -> None:
+        session.ack_is_due = False
+        session.acknowledge(now)
+        if session.record is not None:
+            if session.taken < session.position:
+                session.ack_is_due = True
+                self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
+            self._service(session.record, now)
+
+    def _on_acknowledged(self, record: LinkRecord, received: int, now: float) -> None:
+        session = record.session
+        if session is None:
+            raise AssertionError("acknowledgements come over an admitted link")
+        if not session.outbox.acknowledge(received):
+            record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
+            return
+        self.pump(session, now)
+        self.publisher.room.notify_all()
+
+    def pump(self, session: Session, now: float) -> None:
+        """Send what the peer's credit allows."""
+        record = session.record
+        if record is None or record.unsent:
+            return
+        for first_sequence, batch in session.outbox.sendable():
+            record.link.send_events(first_sequence, batch.count, batch.data, now)
+            self._counters.sent[session.name] += batch.count
+            record.transmit()
+            if record.unsent:
+                return  # parked: the rest follows when the connection is writable
+
+    def _on_closed(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
+        session = record.session
+        was_up = session is not None and session.record is record
+        if session is not None and was_up:
+            if closed.kind is CloseKind.LOST:
+                self._counters.peers_lost += 1
+                session.lost()
+            else:
+                self._counters.peers_left += closed.kind is CloseKind.LEFT
+                session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
+            self.publisher.reroute()
+        self._report_closed(record, closed, was_up=was_up)
+        if record.dial is not None:
+            self._dial_ended(record, closed, now)
+        self._loop.changed.notify_all()
+        self.carry_out(self.roster.link_closed(record.id), now)
+        if was_up and session is not None:
+            self.wake_standby(session.name, now)
+
+    # -- reports -------------------------------------------------------------------------------------------------
+
+    def _report_closed(self, record: LinkRecord, closed: LinkClosed, *, was_up: bool) -> None:
+        code, side, detail = closed.code, closed.side, closed.detail
+        if was_up:
+            state = PeerState.LOST if closed.kind is CloseKind.LOST else PeerState.LEFT
+            self._report(record, state, code=code, side=side, detail=detail)
+            return
+        if closed.kind in (CloseKind.CLOSED, CloseKind.LEFT) or code == "duplicate_connection":
+            return
+        self._counters.rejected[code] += 1
+        if (
+            record.link.greeting is None
+            and record.dial is None
+            and code in ("closed", "reset", "aborted", "superseded")
+        ):
+            return  # somebody connected and went away without a word: counted
+        self._report(record, PeerState.REJECTED, code=code, side=side, detail=detail)
+        _log.warning("%s: rejected: %s (%s)", record.link.peer or record.connection.address, detail, code)
+
+    def _report(
+        self, record: LinkRecord, state: PeerState, *, code: str = "", side: Side | None = None, detail: str = ""
+    ) -> None:
+        self.report(
+            PeerStatus(
+                state=state,
+                peer=record.link.peer,
+                code=code,
+                detail=detail,
+                side=side,
+                endpoint=record.connection.endpoint,
+                address=record.connection.address,
+                epoch=record.link.epoch or 0,
+                time=time.time(),
+            )
+        )
+
+    def report(self, status: PeerStatus) -> None:
+        """Tell every consumer, in order."""
+        for inbox in self.inboxes:
+            inbox.put_status(status)
+
+    # -- dials ---------------------------------------------------------------------------------------------------
+
+    def _dial_ended(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
+        dial = record.dial
+        if dial is None:
+            return
+        name = record.link.peer
+        if closed.code == "duplicate_connection" and self.roster.has_link(name):
+            dial.stand_by(name)
+            return
+        was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
+        dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
+
+    def wake_standby(self, name: str, now: float) -> None:
+        """A peer's session ended: the dials that stood by may try."""
+        for dial in self.dials:
+            if dial.state is DialState.STANDBY and dial.peer == name:
+                dial.wake(now + random.random() * self._settings.backoff_first_s)  # noqa: S311 - jitter

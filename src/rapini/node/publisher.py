@@ -1,0 +1,253 @@
+"""From `publish()` to the peers' outboxes: batching, one encoding for all, routing by topic.
+
+`publish()` runs on the caller's thread under the node's lock. Beside a busy Python thread a hand-over to another thread
+costs milliseconds (the interpreter's lock), so the caller itself flushes when a batch is full or old enough, and the
+I/O thread only when the caller falls silent. The batching window is 0 when idle: an event that finds no batch waiting
+and the last one gone for long enough is sent at once. It grows with the batches' size to `max_batch_delay_s` under load
+and falls back when the load does.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from rapini.codec import Codec, EncodedRun, join_runs
+from rapini.errors import LocalError
+from rapini.events import Event, check_topic
+from rapini.node.counters import Counters
+from rapini.node.sessions import Session
+from rapini.node.settings import NodeSettings
+from rapini.session.outbox import Batch
+
+__all__ = ["Publisher"]
+
+_log = logging.getLogger("rapini.node")
+
+_FIRST_WINDOW_S: Final = 0.0002
+"""Events closer together than this share a batch; at up to 5,000 events/s each goes at once."""
+_BUSY_BATCH: Final = 8
+"""A batch of this many events in one window means load: the window doubles; a smaller one halves it."""
+
+
+class Publisher:
+    """Collects events into runs and sends them. Everything under the node's lock.
+
+    Args:
+        settings: Batch size and delay, overflow policy, development mode.
+        counters: Where every event is accounted for.
+        lock: The node's.
+        sessions: All sessions, by name; routes are made from them.
+        pump: Sends what a session's credit allows.
+        wake: Wakes the I/O thread to flush at `flush_at`.
+    """
+
+    def __init__(
+        self,
+        *,
+        settings: NodeSettings,
+        counters: Counters,
+        lock: threading.RLock,
+        sessions: dict[str, Session],
+        pump: Callable[[Session, float], None],
+        wake: Callable[[], None],
+    ) -> None:
+        self.codec = Codec()
+        self.flush_at: float | None = None
+        """When the I/O thread should flush; `None` when nothing waits."""
+        self.room = threading.Condition(lock)
+        """Notified when an outbox has shrunk or a peer is gone."""
+        self.flushes = 0
+        self._settings = settings
+        self._counters = counters
+        self._lock = lock
+        self._sessions = sessions
+        self._pump = pump
+        self._wake = wake
+        self._max_events = settings.max_batch_events
+        self._is_debug = settings.debug
+        self._blocks = settings.overflow == "block"
+        self._routes: dict[str, tuple[Session, ...]] = {}
+        self._checked_topics: set[str] = set()
+        self._runs: list[tuple[str, list[Event]]] = []
+        self._kind: type[Event] | None = None
+        self._topic = ""
+        self._append: Callable[[Event], None] = _nowhere
+        self._count = 0
+        self._window_s = 0.0
+        self._max_window_s = settings.max_batch_delay_s / 2
+        """Half of what is promised: the I/O thread may come up to the other half late (see `Core`)."""
+        self._last_flush = 0.0
+        self._is_closed = False
+
+    def publish(self, event: Event, topic: str | None = None) -> None:
+        """Take one event. See `rapini.Node.publish`."""
+        kind = event.__class__
+        if topic is None:
+            topic = kind._rapini_topic
+        with self._lock:
+            if kind is not self._kind or topic is not self._topic or self._is_debug:
+                self._begin_run(event, kind, topic)
+            self._append(event)
+            self._count = count = self._count + 1
+            if count >= self._max_events:
+                self.flush(time.monotonic(), may_block=self._blocks)
+            elif count == 1:
+                self._first_of_batch(time.monotonic())
+
+    def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
+        """Take several events."""
+        for event in events:
+            self.publish(event, topic)
+
+    def _begin_run(self, event: Event, kind: type[Event], topic: str) -> None:
+        if self._is_closed:
+            raise LocalError("closed", "the node is closed")
+        if not isinstance(event, Event):
+            raise LocalError("not_an_event", f"{kind.__name__} is not an event: derive it from rapini.Event")
+        if topic not in self._checked_topics:
+            if not topic:
+                remedy = "publish(event, topic='...'), or class X(Event, topic='...')"
+                raise LocalError("no_topic", f"{kind.__name__} has no topic", remedy=remedy)
+            check_topic(topic)
+            if len(self._checked_topics) < 65_536:
+                self._checked_topics.add(topic)
+        if self._is_debug:
+            self.codec.check(event)
+        if kind is not self._kind or topic != self._topic or not self._runs:
+            run: list[Event] = []
+            self._runs.append((topic, run))
+            self._append = run.append
+            self._kind = kind
+        self._topic = topic
+
+    def _first_of_batch(self, now: float) -> None:
+        due = self._last_flush + max(self._window_s, _FIRST_WINDOW_S)
+        if now >= due:
+            self.flush(now, may_block=self._blocks)
+            return
+        self.flush_at = due
+        self._wake()
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def flush(self, now: float, *, may_block: bool = False) -> None:
+        """Encode what was collected and hand it to the peers that want it."""
+        if may_block:
+            self._wait_for_room()
+        count = self._count
+        if not count:
+            return
+        runs, self._runs = self._runs, []
+        self._kind, self._topic, self._append, self._count = None, "", _nowhere, 0
+        self.flush_at = None
+        self._last_flush = now
+        self.flushes += 1
+        if count >= _BUSY_BATCH:
+            self._window_s = min(self._max_window_s, max(_FIRST_WINDOW_S, self._window_s * 2))
+        else:
+            self._window_s /= 2
+        encoded: list[tuple[EncodedRun, tuple[Session, ...]]] = []
+        for topic, events in runs:
+            self._encode(topic, events, encoded)
+        self._distribute(encoded, now)
+
+    def _encode(self, topic: str, events: list[Event], encoded: list[tuple[EncodedRun, tuple[Session, ...]]]) -> None:
+        counters = self._counters
+        counters.published[topic] += len(events)
+        receivers = self.route(topic)
+        if not receivers:
+            counters.unrouted[topic] += len(events)
+            return
+        runs, failures = self.codec.encode_run(topic, events)
+        for failure in failures:
+            if not counters.not_encodable[topic]:
+                _log.error("an event %s cannot be encoded: %s", failure.type_name, failure.detail)
+            counters.not_encodable[topic] += 1
+        encoded += [(run, receivers) for run in runs]
+
+    def _distribute(self, encoded: list[tuple[EncodedRun, tuple[Session, ...]]], now: float) -> None:
+        if not encoded:
+            return
+        wanted: dict[Session, list[EncodedRun]] = {}
+        for run, receivers in encoded:
+            for session in receivers:
+                wanted.setdefault(session, []).append(run)
+        made: dict[tuple[int, ...], Batch] = {}  # receivers of the same runs share one batch
+        for session, runs in wanted.items():
+            key = tuple(map(id, runs))
+            batch = made.get(key)
+            if batch is None:
+                topics = Counter[str]()
+                for run in runs:
+                    topics[run.topic] += run.count
+                batch = made[key] = Batch(data=join_runs(runs), count=topics.total(), topics=topics)
+            if session.record is None:
+                session.outbox.drop(batch.topics, "peer_lost")
+            elif session.outbox.put(batch):
+                self._pump(session, now)
+
+    def _wait_for_room(self) -> None:
+        """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
+        while self._count and not self._is_closed and self._full():
+            self.room.wait(1.0)
+
+    def is_blocked(self) -> bool:
+        """Block policy: whether a flush now would drop what its publisher would rather wait for."""
+        return self._blocks and bool(self._full())
+
+    def _full(self) -> list[Session]:
+        topics = {topic for topic, _ in self._runs}
+        return [
+            session
+            for topic in topics
+            for session in self.route(topic)
+            if session.record is not None and not session.outbox.has_room()
+        ]
+
+    def account_for_the_rest(self) -> None:
+        """The node is closed: count what was still collected as dropped for every peer that wanted it."""
+        for topic, events in self._runs:
+            self._counters.published[topic] += len(events)
+            receivers = self.route(topic)
+            for session in receivers:
+                session.outbox.drop({topic: len(events)}, "closing")
+            if not receivers:
+                self._counters.unrouted[topic] += len(events)
+        self._runs, self._count = [], 0
+
+    # -- routing -------------------------------------------------------------------------------------------------
+
+    def route(self, topic: str) -> tuple[Session, ...]:
+        """The sessions whose peers subscribed to a topic, those of lost peers included (their events are counted)."""
+        receivers = self._routes.get(topic)
+        if receivers is None:
+            receivers = tuple(
+                session
+                for session in self._sessions.values()
+                if not session.is_departed and session.prefixes and topic.startswith(session.prefixes)
+            )
+            if len(self._routes) > 65_536:
+                self._routes.clear()
+            self._routes[topic] = receivers
+        return receivers
+
+    def reroute(self) -> None:
+        """Subscriptions or peers have changed. What was collected before is sent by the new routes."""
+        self._routes.clear()
+        self.room.notify_all()
+
+    def close(self) -> None:
+        """Refuse further events."""
+        self._is_closed = True
+        self._kind = None
+        self.room.notify_all()
+
+
+def _nowhere(_event: Event) -> None:
+    """Stands in while there is no run: `_begin_run` always replaces it first."""
+    raise AssertionError("no run was begun")

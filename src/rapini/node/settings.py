@@ -1,0 +1,148 @@
+"""A node's settings: arguments of `Node`, or one TOML file, checked before anything starts.
+
+The file's table is `[node]`; its options are the fields of `NodeSettings`. Unknown options, wrong types and syntax
+errors name the file, the line, the option and the remedy. Other tables belong to the programs (`[sensor]`, …).
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+
+from rapini import defaults
+from rapini.errors import ConfigError
+
+__all__ = ["NodeSettings", "load_table", "load_toml"]
+
+_Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+_Bytes = Annotated[int, msgspec.Meta(ge=1024, le=2**40)]
+
+
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node may be told; every field is an option of the table `[node]`."""
+
+    cluster: str = "rapini"
+    """The cluster's name where no certificate says it (`plain`)."""
+    role: str = ""
+    """The role where no certificate says it (`plain`)."""
+    keys: str = ""
+    """Folder with `<name>.crt`, `<name>.key` and `ca.crt`, as `rapini ca issue` writes it."""
+    certificate: str = ""
+    """The certificate's file, where it is not in `keys`."""
+    key: str = ""
+    """The private key's file, where it is not in `keys`."""
+    trust: str = ""
+    """The trust anchors' file, where it is not in `keys`."""
+    listen: list[str] = []
+    """Endpoints to listen on."""
+    connect: list[str] = []
+    """Endpoints to dial."""
+    insecure: bool = False
+    """Allow `plain` endpoints beyond this machine."""
+    debug: bool = False
+    """Development mode: check the type of every field of every event at `publish`."""
+    reconnect: Literal["auto", "manual", "never"] = "auto"
+    """What to do when a dialled connection ends."""
+    overflow: Literal["drop_newest", "block"] = "drop_newest"
+    """What `publish` does when a peer's queue is full."""
+    send_queue_bytes: _Bytes = defaults.SEND_QUEUE_BYTES
+    window_bytes: _Bytes = defaults.WINDOW_BYTES
+    max_batch_events: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = defaults.MAX_BATCH_EVENTS
+    max_batch_delay_s: Annotated[float, msgspec.Meta(ge=0, le=1)] = defaults.MAX_BATCH_DELAY_S
+    heartbeat_interval_s: _Seconds = defaults.HEARTBEAT_INTERVAL_S
+    heartbeat_timeout_s: _Seconds = defaults.HEARTBEAT_TIMEOUT_S
+    handshake_timeout_s: _Seconds = defaults.HANDSHAKE_TIMEOUT_S
+    probe_timeout_s: _Seconds = defaults.PROBE_TIMEOUT_S
+    connect_timeout_s: _Seconds = defaults.CONNECT_TIMEOUT_S
+    backoff_first_s: _Seconds = defaults.BACKOFF_FIRST_S
+    backoff_max_s: _Seconds = defaults.BACKOFF_MAX_S
+    backoff_rejected_s: _Seconds = defaults.BACKOFF_REJECTED_S
+    drain_timeout_s: _Seconds = defaults.DRAIN_TIMEOUT_S
+
+    def checked(self) -> NodeSettings:
+        """The same, if its options fit together.
+
+        Raises:
+            ConfigError: `bad_option`.
+        """
+        if self.heartbeat_timeout_s < 2 * self.heartbeat_interval_s:
+            raise ConfigError(
+                "bad_option",
+                f"heartbeat_timeout_s ({self.heartbeat_timeout_s:g}) is less than two heartbeats "
+                f"of {self.heartbeat_interval_s:g} s",
+                remedy="raise heartbeat_timeout_s, or lower heartbeat_interval_s",
+            )
+        return self
+
+
+SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
+
+
+def load_toml(path: str | Path) -> tuple[dict[str, Any], str]:
+    """Read a TOML file; returns its tables and its text (to find lines for errors).
+
+    Raises:
+        ConfigError: `file_not_found`, `file_unreadable` or `bad_toml`, with file and line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError("file_not_found", "no such file", where=str(path), remedy="give its path") from None
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError("file_unreadable", f"cannot be read: {exc}", where=str(path)) from None
+    try:
+        return tomllib.loads(text), text
+    except tomllib.TOMLDecodeError as exc:
+        match = re.search(r"\(at line (\d+), column \d+\)", str(exc))
+        line = match[1] if match else str(text.count("\n") + 1)
+        detail = re.sub(r" \(at .*\)$", "", str(exc))
+        raise ConfigError(
+            "bad_toml",
+            f"not TOML: {detail}",
+            where=f"{path}:{line}",
+            remedy='options are written like listen = ["zmq+tls://0.0.0.0:9750"]',
+        ) from None
+
+
+def load_table(path: str | Path, table: str, kind: type[SettingsT]) -> SettingsT:
+    """Read one table of a TOML file into its settings class; an absent table means all defaults.
+
+    Raises:
+        ConfigError: as `load_toml`, and `bad_option` with file, line, option and remedy.
+    """
+    tables, text = load_toml(path)
+    try:
+        return msgspec.convert(tables.get(table, {}), kind)
+    except msgspec.ValidationError as exc:
+        detail, _, place = str(exc).partition(" - at `$")
+        option = place.rstrip("`").lstrip(".")
+        unknown = re.search(r"unknown field `(.+?)`", detail)
+        if unknown:
+            option = unknown[1]
+            detail = "unknown option"
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+        remedy = f"known options are {known}" if unknown else f"change the value of {option or table}"
+        raise ConfigError(
+            "bad_option",
+            detail[:1].lower() + detail[1:],
+            where=f"{path}:{_line_of(text, table, option)} [{table}] {option}".rstrip(),
+            remedy=remedy,
+        ) from None
+
+
+def _line_of(text: str, table: str, option: str) -> int:
+    """The line of an option in its table (1 if it cannot be found)."""
+    name = re.split(r"[.\[]", option)[0]
+    inside, table_line = False, 1
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if stripped.startswith("["):
+            inside = stripped.split("#")[0].strip() == f"[{table}]"
+            table_line = number if inside else table_line
+        elif inside and name and re.match(rf"[\"']?{re.escape(name)}[\"']?\s*[=.]", stripped):
+            return number
+    return table_line

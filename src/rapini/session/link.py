@@ -1,0 +1,637 @@
+"""One channel's life as a session sees it: greeting, state exchange, flow, heartbeat, goodbye. Sans-IO.
+
+A `Link` sits on a `rapini.secure` channel and below the node: bytes of one connection go in with the time, bytes and
+outcomes come out. It never outlives its connection; what two nodes share *across* connections (epochs, unacknowledged
+events) is kept by `roster` and `outbox`.
+
+    initiator                                   responder
+    channel ........ handshake ................ channel        HANDSHAKING
+    Hello  ------------------------------------>               GREETING
+           (the roster judges, the admission hook is asked)    JUDGING
+           <------------------------------------ Welcome       SYNCING
+    Subscriptions <---------------------------> Subscriptions
+    Subscribed, Ready <-----------------------> Subscribed, Ready
+    Events, Ack, Ping, Pong <-----------------> …              UP
+    Goodbye ----------------------------------> Goodbye        LEAVING, CLOSED
+
+A side sends `Ready` once the peer's subscriptions are in force, and events only when both have said it; frames keep
+their order, so no event can arrive before the state it depends on. What a state may receive stands in `TRANSITIONS`;
+anything else is the peer's fault and ends the link with `protocol_error`. A link is `UP` only after the responder's
+`Welcome`, since the client of a TLS 1.3 handshake finishes before the server has judged its certificate (RFC 8446
+section 4.4.2.4 and appendix E.1.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from rapini import defaults, limits
+from rapini.errors import DecodeError, LocalError
+from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
+from rapini.secure.identity import PeerIdentity
+from rapini.session.messages import (
+    PROTOCOL_VERSION,
+    Ack,
+    Body,
+    Epoch,
+    FrameKind,
+    FrameReader,
+    Goodbye,
+    Greeting,
+    Hello,
+    Ping,
+    Pong,
+    Ready,
+    Reject,
+    Subscribed,
+    Subscriptions,
+    Welcome,
+    decode_body_untrusted,
+    encode_frame,
+    pack_events_frame,
+    split_events_untrusted,
+)
+
+__all__ = [
+    "TRANSITIONS",
+    "ChannelOpened",
+    "CloseKind",
+    "EventsAcknowledged",
+    "EventsReceived",
+    "GreetingReceived",
+    "Input",
+    "Link",
+    "LinkClosed",
+    "LinkOutcome",
+    "LinkState",
+    "LinkUp",
+    "PongReceived",
+    "SubscriptionsInForce",
+    "SubscriptionsReceived",
+    "Timing",
+]
+
+
+class LinkState(Enum):
+    """Where a link stands."""
+
+    HANDSHAKING = "handshaking"
+    GREETING = "greeting"
+    JUDGING = "judging"
+    SYNCING = "syncing"
+    UP = "up"
+    LEAVING = "leaving"
+    CLOSED = "closed"
+
+
+class Input(Enum):
+    """What moves a link: the peer's frames, and what our own side decides."""
+
+    OPENED = "channel opened"
+    HELLO = "Hello"
+    WELCOME = "Welcome"
+    REJECT = "Reject"
+    ADMITTED = "admitted"
+    SUBSCRIPTIONS = "Subscriptions"
+    SUBSCRIBED = "Subscribed"
+    READY = "Ready"
+    EVENTS = "Events"
+    ACK = "Ack"
+    PING = "Ping"
+    PONG = "Pong"
+    GOODBYE = "Goodbye"
+    LEAVE = "leave"
+
+
+def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
+    s, i = LinkState, Input
+    table = {
+        (s.HANDSHAKING, i.OPENED): s.GREETING,
+        (s.GREETING, i.HELLO): s.JUDGING,
+        (s.GREETING, i.WELCOME): s.JUDGING,
+        (s.GREETING, i.REJECT): s.CLOSED,
+        (s.JUDGING, i.ADMITTED): s.SYNCING,
+        (s.JUDGING, i.SUBSCRIPTIONS): s.JUDGING,
+        (s.SYNCING, i.SUBSCRIPTIONS): s.SYNCING,
+        (s.SYNCING, i.SUBSCRIBED): s.SYNCING,
+        (s.SYNCING, i.READY): s.UP,
+        (s.SYNCING, i.LEAVE): s.LEAVING,
+        (s.UP, i.LEAVE): s.LEAVING,
+    }
+    for state in (s.JUDGING, s.SYNCING, s.UP, s.LEAVING):
+        for ready in (i.PING, i.PONG):
+            table[state, ready] = state
+        table[state, i.GOODBYE] = s.CLOSED
+        table[state, i.REJECT] = s.CLOSED
+    for state in (s.UP, s.LEAVING):
+        for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.ACK, i.READY):
+            table[state, flowing] = state
+    del table[s.UP, i.READY]  # said once: by then it has been heard
+    return MappingProxyType(table)
+
+
+TRANSITIONS: Final = _transitions()
+"""(state, input) to the next state; a frame that is not listed for a state breaks the protocol."""
+
+
+class CloseKind(Enum):
+    """How a link ended, as the node should understand it."""
+
+    FAILED = "failed"
+    """No session came about: handshake, greeting or transport failed."""
+    REJECTED = "rejected"
+    """One side refused the other, with a code."""
+    LOST = "lost"
+    """It was up, and ended without a goodbye."""
+    LEFT = "left"
+    """The peer said goodbye."""
+    CLOSED = "closed"
+    """We ended it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOpened:
+    """The channel is secured; call `Link.greet` next (initiator), or wait for `GreetingReceived` (responder)."""
+
+    identity: PeerIdentity | None
+    """Who the peer proved to be; `None` where the mechanism proves nothing."""
+    cipher: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreetingReceived:
+    """The peer said who it is and its identity agrees; call `Link.admit` or `Link.refuse` next."""
+
+    greeting: Greeting
+    identity: PeerIdentity | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp:
+    """Both sides are ready: events may flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionsReceived:
+    """The topic prefixes the peer wants, all of them. Put them in force before anything else is published."""
+
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionsInForce:
+    """Our subscriptions of this version are in force at the peer."""
+
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsReceived:
+    """A batch, still encoded."""
+
+    first_sequence: int
+    count: int
+    batch: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsAcknowledged:
+    """So many events of this session were taken at the peer (cumulative)."""
+
+    received_events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PongReceived:
+    """The peer answered a `Link.ping`."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkClosed:
+    """The end, reported exactly once; flush `data_to_send()` and end the connection."""
+
+    kind: CloseKind
+    code: str
+    side: Side
+    detail: str
+    retry_after_s: float = 0.0
+    """What the peer asked for, 0 if it did not."""
+
+
+LinkOutcome = (
+    ChannelOpened
+    | GreetingReceived
+    | LinkUp
+    | SubscriptionsReceived
+    | SubscriptionsInForce
+    | EventsReceived
+    | EventsAcknowledged
+    | PongReceived
+    | LinkClosed
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """The clocks of a link, in seconds."""
+
+    heartbeat_interval_s: float = defaults.HEARTBEAT_INTERVAL_S
+    heartbeat_timeout_s: float = defaults.HEARTBEAT_TIMEOUT_S
+    handshake_timeout_s: float = defaults.HANDSHAKE_TIMEOUT_S
+
+
+class _Violation(Exception):
+    """The peer broke the protocol; never leaves this module."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(code, detail)
+        self.code = code
+        self.detail = detail
+
+
+class Link:
+    """One channel's session life. Thread: the owner's.
+
+    After every call drain `data_to_send()` and `outcomes()`, then re-arm `next_timer()`.
+
+    Args:
+        channel: A fresh channel of `rapini.secure`, not started.
+        is_initiator: Whether we made the connection.
+        cluster: Our cluster's name; a peer of another is rejected.
+        subscriptions: Our subscriptions, sent in the state exchange.
+        subscriptions_version: Their version.
+        timing: Deadlines and heartbeat.
+        now: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        channel: Channel,
+        is_initiator: bool,
+        cluster: str,
+        subscriptions: tuple[str, ...],
+        subscriptions_version: int,
+        timing: Timing,
+        now: float,
+    ) -> None:
+        self.state = LinkState.HANDSHAKING
+        self.is_initiator = is_initiator
+        self.identity: PeerIdentity | None = None
+        self.greeting: Greeting | None = None
+        self.epoch: Epoch | None = None
+        self.offered_epoch: Epoch | None = None
+        """What the responder chose; `None` when that is us."""
+        self._channel = channel
+        self._cluster = cluster
+        self._subscriptions = subscriptions
+        self._subscriptions_version = subscriptions_version
+        self._timing = timing
+        self._frames = FrameReader()
+        self._outcomes: list[LinkOutcome] = []
+        self._local_greeting: Greeting | None = None
+        self._peer_subscribed = False
+        self._ping_token = 0
+        self._deadline = now + timing.handshake_timeout_s
+        self._last_heard = now
+        self._last_sent = now
+        channel.start(now)
+        self._drain_channel(now)
+
+    @property
+    def peer(self) -> str:
+        """The peer's name where it is known, proven or claimed; else an empty string."""
+        if self.identity is not None:
+            return self.identity.node
+        return self.greeting.node if self.greeting is not None else ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether events may flow."""
+        return self.state is LinkState.UP
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether this is over."""
+        return self.state is LinkState.CLOSED
+
+    # -- bytes and time ------------------------------------------------------------------------------------------
+
+    def receive(self, data: bytes | memoryview, now: float) -> None:
+        """Feed bytes of the connection, hostile or not, in order."""
+        if self.state is LinkState.CLOSED:
+            return
+        self._last_heard = now
+        self._channel.receive(data, now)
+        self._drain_channel(now)
+
+    def transport_ended(self, code: str, detail: str, now: float) -> None:
+        """The connection is gone."""
+        if self.state is LinkState.HANDSHAKING:
+            self._channel.transport_ended(now)
+            self._drain_channel(now)
+        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.FAILED
+        if self.state is LinkState.LEAVING:
+            kind = CloseKind.CLOSED
+        self._close(kind, code, Side.THEIRS, detail)
+
+    def data_to_send(self) -> bytes:
+        """Bytes for the connection; empty when there are none."""
+        return self._channel.data_to_send()
+
+    def outcomes(self) -> list[LinkOutcome]:
+        """What happened since the last call, in order."""
+        happened, self._outcomes = self._outcomes, []
+        return happened
+
+    def next_timer(self) -> float | None:
+        """When `handle_timer` wants to be called, in monotonic seconds."""
+        if self.state is LinkState.CLOSED:
+            return None
+        if self.state not in (LinkState.UP, LinkState.LEAVING):
+            channel = self._channel.next_timer()
+            return self._deadline if channel is None else min(self._deadline, channel)
+        return min(
+            self._last_sent + self._timing.heartbeat_interval_s, self._last_heard + self._timing.heartbeat_timeout_s
+        )
+
+    def handle_timer(self, now: float) -> None:
+        """Do what is due: a heartbeat, or the end of patience."""
+        if self.state is LinkState.CLOSED:
+            return
+        if self.state not in (LinkState.UP, LinkState.LEAVING):
+            self._channel.handle_timer(now)
+            self._drain_channel(now)
+            if now >= self._deadline and not self.is_closed:
+                code = "handshake_timeout" if self.state is LinkState.HANDSHAKING else "greeting_timeout"
+                detail = f"no session within {self._timing.handshake_timeout_s:g} s (state: {self.state.value})"
+                self._close(CloseKind.FAILED, code, Side.THEIRS, detail)
+            return
+        if now >= self._last_heard + self._timing.heartbeat_timeout_s:
+            silent = now - self._last_heard
+            self._close(CloseKind.LOST, "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
+        elif now >= self._last_sent + self._timing.heartbeat_interval_s:
+            self.ping(now)
+
+    def forgive(self, pause_s: float) -> None:
+        """Our own process stood still: do not count that time against the peer."""
+        self._last_heard += pause_s
+        self._deadline += pause_s
+
+    # -- intents -------------------------------------------------------------------------------------------------
+
+    def greet(self, greeting: Greeting, now: float) -> None:
+        """Say who we are: the initiator at once with `Hello`, the responder later, with its `Welcome`.
+
+        Raises:
+            LocalError: `wrong_state`, before `ChannelOpened` or twice.
+        """
+        if self.state not in (LinkState.GREETING, LinkState.JUDGING) or self._local_greeting is not None:
+            raise LocalError("wrong_state", f"a greeting does not fit the state {self.state.value}")
+        self._local_greeting = greeting
+        if self.is_initiator:
+            self._send(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, greeting), now)
+
+    def admit(self, epoch: Epoch, now: float) -> None:
+        """Admit the peer after `GreetingReceived`; a responder must have called `greet`, and chooses the epoch.
+
+        Raises:
+            LocalError: `wrong_state`.
+        """
+        if self.state is not LinkState.JUDGING or self._local_greeting is None:
+            raise LocalError("wrong_state", f"nobody to admit in the state {self.state.value}")
+        self.epoch = epoch
+        self._move(Input.ADMITTED)
+        self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
+        if not self.is_initiator:
+            self._send(Welcome(PROTOCOL_VERSION, epoch, self._local_greeting), now)
+        self._send(Subscriptions(self._subscriptions_version, list(self._subscriptions)), now)
+        if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
+            self._send(Ready(), now)
+
+    def refuse(self, code: str, detail: str, now: float, retry_after_s: float = 0.0) -> None:
+        """Refuse the peer with a typed reason, and close."""
+        if self.is_closed:
+            return
+        if self.state is not LinkState.HANDSHAKING:
+            self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS], int(retry_after_s * 1000)), now)
+        self._close(CloseKind.REJECTED, code, Side.OURS, detail)
+
+    def abandon(self, code: str, detail: str) -> None:
+        """Close from our side without a word."""
+        self._close(CloseKind.CLOSED, code, Side.OURS, detail)
+
+    def fail(self, code: str, side: Side, detail: str) -> None:
+        """The layer below found the peer at fault (the envelope): close without a word."""
+        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.FAILED
+        self._close(kind, code, side, detail)
+
+    def lose(self, code: str, detail: str) -> None:
+        """Give the peer up: a probe went unanswered, or its successor is here."""
+        self._close(CloseKind.LOST, code, Side.THEIRS, detail)
+
+    def leave(self, code: str, detail: str, now: float) -> None:
+        """Say goodbye; `LinkClosed` follows when the peer answers. Before the session is up, close at once."""
+        if (self.state, Input.LEAVE) in TRANSITIONS:
+            self._move(Input.LEAVE)
+            self._send(Goodbye(code, detail), now)
+        elif not self.is_closed and self.state is not LinkState.LEAVING:
+            self.abandon(code, detail)
+
+    def subscribe(self, prefixes: tuple[str, ...], version: int, now: float) -> None:
+        """Replace our subscriptions at the peer; `SubscriptionsInForce` follows."""
+        self._subscriptions, self._subscriptions_version = prefixes, version
+        if self.state in (LinkState.SYNCING, LinkState.UP):
+            self._send(Subscriptions(version, list(prefixes)), now)
+
+    def send_events(self, first_sequence: int, count: int, batch: bytes, now: float) -> None:
+        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it."""
+        self._channel.send(pack_events_frame(first_sequence, count, batch))
+        self._last_sent = now
+
+    def acknowledge(self, received_events: int, now: float) -> None:
+        """Tell the peer how many of its events were taken here."""
+        if self.state in (LinkState.UP, LinkState.LEAVING):
+            self._send(Ack(received_events), now)
+
+    def ping(self, now: float) -> int:
+        """Ask for a sign of life; returns the token that `PongReceived` will carry."""
+        self._ping_token += 1
+        self._send(Ping(self._ping_token), now)
+        return self._ping_token
+
+    # -- the machine ---------------------------------------------------------------------------------------------
+
+    def _drain_channel(self, now: float) -> None:
+        for outcome in self._channel.outcomes():
+            match outcome:
+                case DataReceived(data=data):
+                    self._receive_plaintext(data, now)
+                case HandshakeCompleted(identity=identity, cipher=cipher, version=version):
+                    self._move(Input.OPENED)
+                    self.identity = identity
+                    self._outcomes.append(ChannelOpened(identity=identity, cipher=cipher, version=version))
+                case ChannelFailed(code=code, side=side, detail=detail):
+                    kind = CloseKind.LOST if self.state is LinkState.UP else CloseKind.FAILED
+                    self._close(kind, code, side, detail)
+                case ChannelClosed():
+                    self.transport_ended("closed", "the peer closed the channel", now)
+
+    def _receive_plaintext(self, data: bytes, now: float) -> None:
+        try:
+            for kind, body in self._frames.frames_untrusted(data):
+                if self.is_closed:
+                    return
+                if kind is FrameKind.EVENTS:
+                    self._on_events(body)
+                else:
+                    self._on_body(kind, decode_body_untrusted(kind, body), now)
+        except DecodeError as exc:
+            self._break_off("protocol_error", str(exc), now)
+        except _Violation as exc:
+            self._break_off(exc.code, exc.detail, now)
+
+    def _break_off(self, code: str, detail: str, now: float) -> None:
+        """The peer is at fault after authentication: it hears why, typed."""
+        if self.is_closed:
+            return
+        was_up = self.state in (LinkState.UP, LinkState.LEAVING)
+        self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS]), now)
+        self._close(CloseKind.LOST if was_up else CloseKind.REJECTED, code, Side.OURS, detail)
+
+    def _move(self, event: Input) -> None:
+        self.state = self._next(event)
+
+    def _next(self, event: Input) -> LinkState:
+        try:
+            return TRANSITIONS[self.state, event]
+        except KeyError:
+            detail = f"{event.value} does not fit the state {self.state.value}"
+            raise _Violation("protocol_error", detail) from None
+
+    def _on_events(self, body: memoryview) -> None:
+        self._move(Input.EVENTS)
+        header, batch = split_events_untrusted(body)
+        self._outcomes.append(
+            EventsReceived(first_sequence=header.first_sequence, count=header.count, batch=bytes(batch))
+        )
+
+    def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
+        match body:
+            case Ack(received_events=received):
+                self._move(Input.ACK)
+                self._outcomes.append(EventsAcknowledged(received_events=received))
+            case Ping(token=token):
+                self._move(Input.PING)
+                self._send(Pong(token), now)
+            case Pong(token=token):
+                self._move(Input.PONG)
+                self._outcomes.append(PongReceived(token=token))
+            case Subscriptions():
+                self._on_subscriptions(body, now)
+            case Subscribed(version=version):
+                self._move(Input.SUBSCRIBED)
+                self._outcomes.append(SubscriptionsInForce(version=version))
+            case Hello():
+                self._on_hello(body)
+            case Welcome():
+                self._on_welcome(body)
+            case Ready():
+                self._on_ready()
+            case Reject(code=code, detail=detail, retry_after_ms=pause_ms):
+                self._on_reject(code, detail, pause_ms)
+            case Goodbye(code=code, detail=detail):
+                self._on_goodbye(code, detail, now)
+            case _:
+                raise _Violation("protocol_error", f"{kind.name} has no handler")
+
+    def _on_hello(self, hello: Hello) -> None:
+        if self.is_initiator:
+            raise _Violation("protocol_error", "Hello is the initiator's to say")
+        self._move(Input.HELLO)
+        if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
+            spoken = f"{hello.version_min} to {hello.version_max}"
+            raise _Violation("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
+        self._check_greeting(hello.greeting)
+        self._outcomes.append(GreetingReceived(greeting=hello.greeting, identity=self.identity))
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if not self.is_initiator or self._local_greeting is None:
+            raise _Violation("protocol_error", "Welcome answers a Hello")
+        self._move(Input.WELCOME)
+        if welcome.version != PROTOCOL_VERSION:
+            raise _Violation("version", f"the peer chose protocol version {welcome.version}, we offered 1")
+        if welcome.epoch <= self._local_greeting.known_epoch:
+            raise _Violation("protocol_error", f"epoch {welcome.epoch} is not a new one")
+        self._check_greeting(welcome.greeting)
+        self.offered_epoch = Epoch(welcome.epoch)
+        self._outcomes.append(GreetingReceived(greeting=welcome.greeting, identity=self.identity))
+
+    def _check_greeting(self, greeting: Greeting) -> None:
+        """What the peer claims must agree with what its mechanism proved."""
+        if greeting.cluster != self._cluster:
+            raise _Violation("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
+        if self.identity is not None:
+            if self.identity.node != greeting.node:
+                detail = f"certified as {self.identity.node!r}, it calls itself {greeting.node!r}"
+                raise _Violation("identity_mismatch", detail)
+            if (self.identity.role or "") != greeting.role:
+                detail = f"certified for role {self.identity.role or ''!r}, it claims {greeting.role!r}"
+                raise _Violation("role_mismatch", detail)
+        self.greeting = greeting
+
+    def _on_subscriptions(self, body: Subscriptions, now: float) -> None:
+        self._move(Input.SUBSCRIPTIONS)
+        self._outcomes.append(SubscriptionsReceived(prefixes=tuple(body.prefixes)))
+        self._send(Subscribed(body.version), now)
+        if not self._peer_subscribed:
+            self._peer_subscribed = True
+            if self.state is LinkState.SYNCING:
+                self._send(Ready(), now)
+
+    def _on_ready(self) -> None:
+        if not self._peer_subscribed and self.state is LinkState.SYNCING:
+            raise _Violation("protocol_error", "Ready before Subscriptions")
+        was_leaving = self.state is LinkState.LEAVING
+        self._move(Input.READY)
+        if not was_leaving:
+            self._outcomes.append(LinkUp())
+
+    def _on_reject(self, code: str, detail: str, pause_ms: int) -> None:
+        self._next(Input.REJECT)
+        was_up = self.state in (LinkState.UP, LinkState.LEAVING)
+        kind = CloseKind.LOST if was_up else CloseKind.REJECTED
+        self._close(kind, _clean(code), Side.THEIRS, _clean(detail), pause_ms / 1000)
+
+    def _on_goodbye(self, code: str, detail: str, now: float) -> None:
+        self._next(Input.GOODBYE)
+        if self.state is LinkState.LEAVING:
+            self._close(CloseKind.CLOSED, "left", Side.OURS, "goodbye answered")
+            return
+        self._send(Goodbye("goodbye"), now)
+        self._close(CloseKind.LEFT, _clean(code), Side.THEIRS, _clean(detail))
+
+    def _send(self, body: Body, now: float) -> None:
+        if not self._channel.is_established:
+            return  # it ended in the middle of what arrived; `ChannelFailed` or `ChannelClosed` follows
+        self._channel.send(encode_frame(body))
+        self._last_sent = now
+
+    def _close(self, kind: CloseKind, code: str, side: Side, detail: str, retry_after_s: float = 0.0) -> None:
+        if self.state is LinkState.CLOSED:
+            return
+        self.state = LinkState.CLOSED
+        self._channel.close()
+        self._outcomes.append(LinkClosed(kind=kind, code=code, side=side, detail=detail, retry_after_s=retry_after_s))
+
+
+def _clean(text: str) -> str:
+    """A peer's text as we may show it: bounded and printable."""
+    return "".join(char if char.isprintable() else "?" for char in text[: limits.MAX_DETAIL_CHARS])

@@ -1,0 +1,285 @@
+"""The session's frames: what crosses inside a channel, byte by byte (`docs/wire.md`).
+
+A channel's plaintext is a stream of frames: four bytes of length (big-endian, of what follows), one byte of kind, the
+body. Bodies are MessagePack arrays, read under the same evolution rule as events (fields are only appended), except
+that of `EVENTS`, which begins with two fixed numbers so that a batch is neither copied nor wrapped.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Annotated, Final, NewType, TypeVar
+
+import msgspec
+
+from rapini import limits
+from rapini.errors import DecodeError
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Ack",
+    "Body",
+    "Epoch",
+    "EventsHeader",
+    "FrameKind",
+    "FrameReader",
+    "Goodbye",
+    "Greeting",
+    "Hello",
+    "Incarnation",
+    "Ping",
+    "Pong",
+    "Ready",
+    "Reject",
+    "Subscribed",
+    "Subscriptions",
+    "Welcome",
+    "decode_body_untrusted",
+    "encode_frame",
+    "pack_events_frame",
+    "split_events_untrusted",
+]
+
+PROTOCOL_VERSION: Final = 1
+"""What we speak. `Hello` carries the lowest and highest version a node speaks; the responder picks."""
+
+Epoch = NewType("Epoch", int)
+Incarnation = NewType("Incarnation", bytes)
+
+_HEAD: Final = struct.Struct(">IB")
+_EVENTS: Final = struct.Struct(">IBQI")
+_EVENTS_BODY: Final = struct.Struct(">QI")
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_BYTES)]
+_OptionalName = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES)]
+_Incarnation = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
+_Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
+
+
+class FrameKind(IntEnum):
+    """The byte after a frame's length."""
+
+    HELLO = 1
+    WELCOME = 2
+    REJECT = 3
+    SUBSCRIPTIONS = 4
+    SUBSCRIBED = 5
+    READY = 6
+    EVENTS = 7
+    ACK = 8
+    PING = 9
+    PONG = 10
+    GOODBYE = 11
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Base of frame bodies."""
+
+
+class Greeting(Body, frozen=True, array_like=True, gc=False):
+    """Who a node says it is. The channel's identity must agree with it."""
+
+    cluster: _Name
+    node: _Name
+    role: _OptionalName
+    incarnation: _Incarnation
+    """Fresh random bytes each time a node starts."""
+    window_bytes: _Count
+    """How many bytes of events may be under way to this node unacknowledged."""
+    known_incarnation: bytes
+    """The other node's incarnation that this node last had a session with, or empty."""
+    known_epoch: _Count
+    """The last epoch of that session; 0 when there is none."""
+    received_events: _Count
+    """How many events of that session this node has received: settles what was in doubt when a channel was lost."""
+
+
+class Hello(Body, frozen=True, array_like=True, gc=False):
+    """The initiator's first frame."""
+
+    version_min: int
+    version_max: int
+    greeting: Greeting
+
+
+class Welcome(Body, frozen=True, array_like=True, gc=False):
+    """The responder admits the initiator, and counts the session's epoch on."""
+
+    version: int
+    epoch: _Count
+    greeting: Greeting
+
+
+class Reject(Body, frozen=True, array_like=True, gc=False):
+    """The peer is refused, after authentication, with a code (`docs/wire.md` lists them)."""
+
+    code: str
+    detail: str
+    retry_after_ms: _Count = 0
+
+
+class Subscriptions(Body, frozen=True, array_like=True, gc=False):
+    """All topic prefixes that the sender wants, replacing earlier ones."""
+
+    version: _Count
+    prefixes: _Prefixes
+
+
+class Subscribed(Body, frozen=True, array_like=True, gc=False):
+    """The subscriptions of this version are in force here: what is published from now on is matched by them."""
+
+    version: _Count
+
+
+class Ready(Body, frozen=True, array_like=True, gc=False):
+    """The state exchange is complete on the sender's side."""
+
+
+class Ack(Body, frozen=True, array_like=True, gc=False):
+    """So many events of this session were taken by the application (cumulative)."""
+
+    received_events: _Count
+
+
+class Ping(Body, frozen=True, array_like=True, gc=False):
+    """Something to answer."""
+
+    token: _Count
+
+
+class Pong(Body, frozen=True, array_like=True, gc=False):
+    """The answer to a `Ping`."""
+
+    token: _Count
+
+
+class Goodbye(Body, frozen=True, array_like=True, gc=False):
+    """The sender leaves on purpose. The answer is another `Goodbye`, then the channel closes."""
+
+    code: str
+    detail: str = ""
+
+
+class EventsHeader(msgspec.Struct, frozen=True, gc=False):
+    """What stands before a batch."""
+
+    first_sequence: int
+    """Number of the batch's first event in this session, from 0."""
+    count: int
+
+
+_BODIES: Final[dict[FrameKind, type[Body]]] = {
+    FrameKind.HELLO: Hello,
+    FrameKind.WELCOME: Welcome,
+    FrameKind.REJECT: Reject,
+    FrameKind.SUBSCRIPTIONS: Subscriptions,
+    FrameKind.SUBSCRIBED: Subscribed,
+    FrameKind.READY: Ready,
+    FrameKind.ACK: Ack,
+    FrameKind.PING: Ping,
+    FrameKind.PONG: Pong,
+    FrameKind.GOODBYE: Goodbye,
+}
+_KINDS: Final = {body: kind for kind, body in _BODIES.items()}
+_DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
+_ENCODER: Final = msgspec.msgpack.Encoder()
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+def encode_frame(body: Body) -> bytes:
+    """One frame, ready to be sent through a channel."""
+    data = _ENCODER.encode(body)
+    return _HEAD.pack(len(data) + 1, _KINDS[type(body)]) + data
+
+
+def pack_events_frame(first_sequence: int, count: int, batch: bytes) -> bytes:
+    """An `EVENTS` frame around an encoded batch."""
+    return _EVENTS.pack(len(batch) + 1 + _EVENTS_BODY.size, FrameKind.EVENTS, first_sequence, count) + batch
+
+
+def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
+    """Part the body of an `EVENTS` frame into its header and the batch.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    if len(body) < _EVENTS_BODY.size:
+        raise DecodeError("bad_frame", "an EVENTS frame is too short for its header")
+    first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    return EventsHeader(first_sequence, count), body[_EVENTS_BODY.size :]
+
+
+def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:
+    """Decode the body of any frame but `EVENTS`.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    try:
+        return _DECODERS[kind].decode(body)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        raise DecodeError("bad_frame", f"{kind.name}: {exc}") from None
+
+
+class FrameReader:
+    """Cuts a channel's plaintext into frames, however it arrives.
+
+    `max_frame_bytes` bounds what a peer can make us hold; raise it once the peer is admitted.
+    """
+
+    def __init__(self, max_frame_bytes: int = limits.MAX_GREETING_FRAME_BYTES) -> None:
+        self.max_frame_bytes = max_frame_bytes
+        self._kept = bytearray()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of an unfinished frame."""
+        return len(self._kept)
+
+    def frames_untrusted(self, data: bytes) -> Iterator[tuple[FrameKind, memoryview]]:
+        """Add plaintext and yield the frames that are complete.
+
+        Raises:
+            DecodeError: `frame_too_large`, `bad_frame` (an empty one) or `unknown_kind`.
+        """
+        if self._kept:
+            self._kept += data
+            if not self._is_complete():
+                return
+            data = bytes(self._kept)
+            self._kept.clear()
+        view = memoryview(data)
+        at, end = 0, len(view)
+        while end - at >= 4:
+            size = int.from_bytes(view[at : at + 4], "big")
+            self._check(size)
+            if end - at - 4 < size:
+                break
+            kind = view[at + 4]
+            body = view[at + 5 : at + 4 + size]
+            at += 4 + size
+            try:
+                known = FrameKind(kind)
+            except ValueError:
+                raise DecodeError("unknown_kind", f"unknown frame kind {kind}") from None
+            yield known, body
+        if at < end:
+            self._kept += view[at:]
+
+    def _is_complete(self) -> bool:
+        if len(self._kept) < 4:
+            return False
+        size = int.from_bytes(self._kept[:4], "big")
+        self._check(size)
+        return len(self._kept) >= 4 + size
+
+    def _check(self, size: int) -> None:
+        if size == 0:
+            raise DecodeError("bad_frame", "an empty frame")
+        if size > self.max_frame_bytes:
+            raise DecodeError("frame_too_large", f"a frame of {size} bytes; at most {self.max_frame_bytes} here")
