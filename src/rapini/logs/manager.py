@@ -121,6 +121,8 @@ class LogManager:
             LogError: `exists` (a file of that name, and no `force`) or `bad_schema`.
             LocalError: `duplicate_stream`: the type, or the name, has a log already; `closed`.
         """
+        if self._report is not None:
+            raise LocalError("closed", "the logs are closed")
         schema = schema or LogSchema.for_event(event_type, path=event_type.__name__.lower())
         file = self._directory / f"{schema.path}.log"
         if file.exists() and not self._force:

@@ -263,31 +263,41 @@ class FileWriter(LogWriter):
 
     def on_flush(self) -> None:
         """Have the operating system put on disk what it has."""
-        if self._descriptor is not None:
-            self._checked(os.fsync, self._descriptor)
+        self._sync()
 
     def on_finish(self) -> None:
         """Write the last line, and close."""
         self.close_file()
+
+    def on_abandoned(self) -> None:
+        """Close the file as it is: its events are counted as lost."""
+        self._let_go()
 
     def close_file(self) -> None:
         """End the file in order; the next event would begin a new one. (What a rotation does first.)"""
         if self._descriptor is None:
             return
         self._append_all(self._descriptor, self._formatter.footer(_local_time()))
-        self.on_flush()
+        self._sync()
         descriptor, self._descriptor = self._descriptor, None
         self._checked(os.close, descriptor)
 
     def failed(self, failure: ThreadFailure) -> None:
         """Let go of the file, too."""
+        self._let_go()
+        super().failed(failure)
+
+    def _sync(self) -> None:
+        if self._descriptor is not None:
+            self._checked(os.fsync, self._descriptor)
+
+    def _let_go(self) -> None:
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             try:
                 os.close(descriptor)
             except OSError:
-                pass  # it failed already, and is being reported
-        super().failed(failure)
+                pass  # what led here is being reported already
 
     def _open(self) -> int:
         if self._descriptor is not None:
@@ -300,7 +310,8 @@ class FileWriter(LogWriter):
         self._descriptor = descriptor
         self._was_opened = True
         self._written_bytes = 0
-        self._append_all(descriptor, self._formatter.header(_local_time()))
+        if not self.abandoned:
+            self._append_all(descriptor, self._formatter.header(_local_time()))
         return descriptor
 
     def _append_all(self, descriptor: int, data: bytes) -> None:

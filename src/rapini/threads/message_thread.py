@@ -132,6 +132,9 @@ class MessageThread(Thread, Generic[T]):
     def on_finish(self) -> None:
         """After the last batch of an orderly stop."""
 
+    def on_abandoned(self) -> None:
+        """Instead of `on_finish`, when a hung thread comes back after it was given up: let go, write nothing."""
+
     def settle(self, count: int) -> int:
         """Say that `count` more items of the batch in hand are done; return how many of them still count as ours.
 
@@ -157,7 +160,9 @@ class MessageThread(Thread, Generic[T]):
             self._serve_heartbeat()
             if not batch and self._queue.closed and self._queue.position == self._queue.departed:
                 break
-        if not self.abandoned:
+        if self.abandoned:
+            self.on_abandoned()
+        else:
             self.on_finish()
 
     def failed(self, failure: ThreadFailure) -> None:

@@ -109,7 +109,7 @@ def test_hostile_text_cannot_leave_its_field_and_reads_back(
         assert unescape_tsv(note) == (None if event.note is None else event.note.encode())
         if event.words not in ([], [""]):
             read = None if words == "-" else [unescape_tsv(w) for w in words.split(",")]
-            assert read == (event.words and [w.encode() for w in event.words])
+            assert read == (None if event.words is None else [w.encode() for w in event.words])
 
 
 @given(name=_NASTY, words=st.lists(_NASTY, max_size=3))
