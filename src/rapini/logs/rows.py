@@ -62,8 +62,8 @@ class _AddressTexts(dict[bytes, str]):
 
 _STRUCT_BYTES: Final = 64
 _FIELD_BYTES: Final = 40
-"""A reference and what it refers to, rather too much: tracemalloc finds 824 bytes for a decoded connection of 22 fields,
-this says 975."""
+"""A reference and what it refers to, rather too much: tracemalloc finds 824 bytes for a decoded connection of 22
+fields, where this says 975."""
 
 _QUICK_TEXT: Final = {None: escape.UNSET, "": escape.EMPTY, escape.UNSET: "\\x2d", escape.EMPTY: "\\x28empty)"}
 

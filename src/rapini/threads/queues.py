@@ -302,7 +302,8 @@ class LockedQueue(Queue[T]):
         """Append all, making room by dropping the oldest, the first of `items` themselves among them."""
         most = min(self._max_items, self._max_bytes // cost if cost else self._max_items)
         skipped = max(0, len(items) - most)
-        self._evict(len(items) - skipped, cost)
+        # Where even some of these must go, all that waited before them goes first.
+        self._evict(len(items), cost)
         self._append(items if not skipped else items[skipped:], 0, cost)
         self._dropped += skipped
         self._evicted += skipped

@@ -167,6 +167,15 @@ def test_a_queue_without_room_is_refused() -> None:
     assert raised.value.code == "bad_bound"
 
 
+@each_queue
+def test_drop_oldest_drops_what_waited_before_what_comes(make: MakeQueue) -> None:
+    """Found by the property test below: a cheap old item survived while a newer one was dropped."""
+    queue = make(5, 20, Overflow.DROP_OLDEST)
+    queue.put(0, 1)
+    queue.put_batch([1, 2], 11)
+    assert queue.get_batch() == [2]
+
+
 _STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), st.integers(0, 6), st.integers(0, 12)),
