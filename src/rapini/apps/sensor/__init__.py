@@ -16,6 +16,7 @@
 from rapini.apps.sensor.analyzer import Analyzer, AnalyzerConfig, Counters
 from rapini.apps.sensor.capture import Capture, Packet, open_capture
 from rapini.apps.sensor.decode import Undecoded
+from rapini.apps.sensor.flow import SensorEvent
 from rapini.apps.sensor.flows import Timeouts
 from rapini.apps.sensor.records import DEFAULT_LOCAL_NETS
 
@@ -26,6 +27,7 @@ __all__ = [
     "Capture",
     "Counters",
     "Packet",
+    "SensorEvent",
     "Timeouts",
     "Undecoded",
     "open_capture",

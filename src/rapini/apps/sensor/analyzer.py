@@ -18,11 +18,11 @@ from typing import Final
 
 from rapini.apps.sensor.capture import Packet
 from rapini.apps.sensor.decode import Undecoded, decode
+from rapini.apps.sensor.flow import SensorEvent
 from rapini.apps.sensor.flows import FlowTable, Timeouts
 from rapini.apps.sensor.links import ETHERNET
 from rapini.apps.sensor.records import DEFAULT_LOCAL_NETS, LocalNets, UidMaker
 from rapini.errors import ConfigError
-from rapini.events import Event
 
 __all__ = ["Analyzer", "AnalyzerConfig", "Counters"]
 
@@ -103,7 +103,7 @@ class Analyzer:
             evicted=table.evicted,
         )
 
-    def drain(self) -> list[Event]:
+    def drain(self) -> list[SensorEvent]:
         """The events since the last call, in the order in which they were complete."""
         table = self._table
         events, table.events = table.events, []

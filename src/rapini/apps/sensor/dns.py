@@ -19,7 +19,8 @@ from typing import Final
 from rapini.apps.schema import DnsExchange
 from rapini.apps.sensor.dns_message import DnsMessage, parse_untrusted
 from rapini.apps.sensor.dns_names import netbios_name, opcode_name, qclass_name, qtype_name, rcode_name
-from rapini.events import Address, Event
+from rapini.apps.sensor.flow import SensorEvent
+from rapini.events import Address
 
 __all__ = ["DnsDialogue", "DnsStream"]
 
@@ -60,7 +61,7 @@ class DnsDialogue:
         self._queries: list[_Exchange] = []
         self._replies: list[_Exchange] = []
 
-    def message(self, ts: float, message: DnsMessage, events: list[Event]) -> None:
+    def message(self, ts: float, message: DnsMessage, events: list[SensorEvent]) -> None:
         """Take one message; append the events that it completes."""
         self.saw_message = True
         is_reply = message.is_reply
@@ -81,12 +82,12 @@ class DnsDialogue:
         if is_complete:
             events.append(self._event(exchange))
 
-    def finish(self, events: list[Event]) -> None:
+    def finish(self, events: list[SensorEvent]) -> None:
         """The flow is over: append what has no partner."""
         self._flush(self._queries, events)
         self._flush(self._replies, events)
 
-    def _flush(self, pending: list[_Exchange], events: list[Event]) -> None:
+    def _flush(self, pending: list[_Exchange], events: list[SensorEvent]) -> None:
         events.extend(self._event(exchange) for exchange in pending)
         pending.clear()
 

@@ -4,7 +4,8 @@ Where it sits: plain data between `tcp` and `flows`, which change it, and `recor
 direction: what one host sent. The flow tables map each direction's key to its half, so that one look-up with bytes
 taken straight from the frame gives the flow and the direction.
 
-These objects are made once a flow and touched with every packet, so they have slots and no methods to speak of.
+These objects are made once a flow and touched with every packet, so they have slots, few methods, and no containers
+that a mere SYN would not need: with 100,000 flows the garbage collector's passes over them cost more than the packets.
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Final
 
+from rapini.apps.schema import Connection, DnsExchange
+
 if TYPE_CHECKING:
     from rapini.apps.sensor.dns import DnsDialogue, DnsStream
 
-__all__ = ["Flow", "Half", "TcpHalf", "TcpState"]
+__all__ = ["Flow", "Half", "SensorEvent", "TcpHalf", "TcpState"]
+
+SensorEvent = Connection | DnsExchange
+"""What a sensor publishes."""
 
 
 class TcpState(enum.IntEnum):
@@ -102,7 +108,7 @@ class TcpHalf:
         """The peer's furthest acknowledgement."""
         self.delivered = 1
         """Everything before was seen, or given up as a gap."""
-        self.blocks: list[tuple[int, int]] = []
+        self.blocks: list[tuple[int, int]] | None = None
         """What was seen beyond a hole, in order."""
         self.has_fin = False
         self.fin_top = 0
@@ -132,7 +138,6 @@ class Flow:
         "protocol",
         "remove_at",
         "resp",
-        "scaled",
         "service",
         "tokens",
         "uid",
@@ -164,9 +169,7 @@ class Flow:
         self.service = ""
         self.missed_bytes = 0
         self.marks: dict[str, int] = {}
-        """History letter: the sequence number it was last noted for."""
-        self.scaled: dict[str, int] = {}
-        """History letter noted at the 1st, 10th, 100th time: how often it happened."""
+        """History letter: the sequence number it was last noted for (S, F, R) or how often it happened (T, W, G)."""
         self.tokens = 0
         """Bits of `services`: what the payloads looked like."""
         self.dns: DnsDialogue | None = None
@@ -184,8 +187,8 @@ class Flow:
     def note_scaled(self, letter: str, half: Half | TcpHalf) -> None:
         """Note what is worth a letter the 1st, 10th, 100th time it happens."""
         code = letter if half.is_orig else letter.lower()
-        count = self.scaled.get(code, 0) + 1
-        self.scaled[code] = count
+        count = self.marks.get(code, 0) + 1
+        self.marks[code] = count
         if count == 1 or (count >= 10 and str(count).strip("0") == "1"):
             self.history += code
 

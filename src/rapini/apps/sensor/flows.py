@@ -24,9 +24,9 @@ from rapini.apps.sensor import services, tcp
 from rapini.apps.sensor.decode import ICMP, ICMPV6, TCP, UDP, Segment, Undecoded
 from rapini.apps.sensor.dns import DnsDialogue, DnsStream
 from rapini.apps.sensor.dns_message import parse_untrusted
-from rapini.apps.sensor.flow import Flow, Half, TcpHalf, TcpState
+from rapini.apps.sensor.flow import Flow, Half, SensorEvent, TcpHalf, TcpState
 from rapini.apps.sensor.records import LocalNets, UidMaker, address, connection, proto_name
-from rapini.events import Address, Event
+from rapini.events import Address
 
 __all__ = ["FlowTable", "Timeouts"]
 
@@ -73,7 +73,7 @@ class FlowTable:
     """
 
     def __init__(self, uids: UidMaker, local: LocalNets, timeouts: Timeouts, max_flows: int) -> None:
-        self.events: list[Event] = []
+        self.events: list[SensorEvent] = []
         """Finished flows and DNS exchanges; the owner empties it."""
         self._tcp: dict[bytes, TcpHalf] = {}
         self.flows = 0

@@ -55,6 +55,7 @@ DEFAULT_LOCAL_NETS: Final = (
 """Networks not routed over the Internet, which are local unless the site says otherwise."""
 
 _PROTO_NAMES: Final = {TCP: "tcp", UDP: "udp", ICMP: "icmp", ICMPV6: "icmp"}
+_ADDRESSES_KNOWN: Final = 65536
 _V4_PREFIX: Final = bytes(10) + b"\xff\xff"
 _SYN_THEN_RST: Final = re.compile(r"\^?S[^HAFGIQ]*R")
 
@@ -64,14 +65,14 @@ def proto_name(protocol: int) -> str:
     return _PROTO_NAMES.get(protocol, "unknown_transport")
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=_ADDRESSES_KNOWN)
 def address(packed: bytes) -> Address:
     """The address of 4 or 16 packed bytes; the same object for the same bytes, as long as it is remembered."""
     return Address(packed if len(packed) == 16 else _V4_PREFIX + packed)
 
 
 class LocalNets:
-    """The networks that count as ours.
+    """The networks that count as ours, asked with packed addresses: ``packed in nets``.
 
     Args:
         networks: Text such as ``10.0.0.0/8``.
@@ -81,16 +82,28 @@ class LocalNets:
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
-        self._networks = tuple(Network.of(network) for network in networks)
-        self._known: dict[Address, bool] = {}
+        self._known: dict[bytes, bool] = {}
+        # By address length and host bits, the prefixes: a scan of a /8 brings a new address with every packet.
+        self._prefixes: dict[int, dict[int, set[int]]] = {4: {}, 16: {}}
+        for text in networks:
+            network = Network.of(text)
+            packed = network.address.packed
+            host_bits = len(packed) * 8 - network.prefix_len
+            prefix = int.from_bytes(packed, "big") >> host_bits
+            self._prefixes[len(packed)].setdefault(host_bits, set()).add(prefix)
 
-    def __contains__(self, host: Address) -> bool:
-        local = self._known.get(host)
+    def __contains__(self, packed: bytes) -> bool:
+        local = self._known.get(packed)
         if local is None:
-            if len(self._known) >= 65536:
+            if len(self._known) >= _ADDRESSES_KNOWN:
                 self._known.clear()
-            local = self._known[host] = any(host in network for network in self._networks)
+            local = self._known[packed] = self._look_up(packed)
         return local
+
+    def _look_up(self, packed: bytes) -> bool:
+        number = int.from_bytes(packed, "big")
+        by_bits = self._prefixes[len(packed)]
+        return any(number >> host_bits in prefixes for host_bits, prefixes in by_bits.items())
 
 
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
@@ -143,8 +156,8 @@ def connection(flow: Flow, local: LocalNets) -> Connection:
         _payload(orig) if has_lasted else None,
         _payload(resp) if has_lasted else None,
         _state(flow),
-        orig_h in local,
-        resp_h in local,
+        flow.hosts[0] in local,
+        flow.hosts[1] in local,
         flow.missed_bytes,
         flow.history,
         orig.packets,

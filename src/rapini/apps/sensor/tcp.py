@@ -114,7 +114,7 @@ def _number_from(half: TcpHalf, start: int, top: int) -> None:
     half.top = top
     half.acked = 0
     half.delivered = 1
-    half.blocks = []
+    half.blocks = None
     half.next_seq = (start + top) & _MASK
 
 
@@ -306,10 +306,11 @@ def _deliver(half: TcpHalf, position: int, size: int) -> int:
         return position
     if end <= half.delivered:
         return 0
-    half.blocks.append((max(position, half.delivered), end))
-    half.blocks.sort()
-    if len(half.blocks) > _MAX_BLOCKS:
-        half.delivered = max(half.delivered, half.blocks[0][0])
+    blocks = half.blocks = half.blocks or []
+    blocks.append((max(position, half.delivered), end))
+    blocks.sort()
+    if len(blocks) > _MAX_BLOCKS:
+        half.delivered = max(half.delivered, blocks[0][0])
     _join(half)
     return 0
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import dpkt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rapini.apps.schema import Connection
 from rapini.apps.sensor import links
 from rapini.apps.sensor.decode import Segment, Undecoded, decode
 from tests.unit.apps.sensor.packets import (
@@ -55,7 +57,7 @@ def framings(packet: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 @pytest.mark.parametrize("packet", [FOUR, SIX], ids=["IPv4", "IPv6"])
-def test_every_link_layer_leads_to_the_same_segment(packet):
+def test_every_link_layer_leads_to_the_same_segment(packet: bytes) -> None:
     is_six = packet[0] >> 4 == 6
     addresses = packet[8:40] if is_six else packet[12:20]
     header = 40 if is_six else 20
@@ -88,7 +90,7 @@ LATER = b"\x2c" + b"\x00\x00\x09" + bytes(4)
     ("headers", "is_fragment"),
     [((HOP,), False), ((HOP, DESTINATION, AUTHENTICATION), False), ((ATOMIC,), False), ((HOP, FIRST), True)],
 )
-def test_extension_headers_are_walked_to_the_transport_header(headers, is_fragment):
+def test_extension_headers_are_walked_to_the_transport_header(headers: tuple[bytes, ...], is_fragment: bool) -> None:
     packet = extended(*headers)
     start = len(packet) - 13
     assert decode(101, packet, len(packet)) == Segment(17, packet[8:40], len(packet), start, 13, is_fragment)
@@ -117,28 +119,28 @@ def with_fragment(field: int) -> bytes:
         (extended(LATER), 101, Undecoded.FRAGMENT),
     ],
 )
-def test_a_frame_without_a_segment_has_a_reason(frame, link_type, reason):
+def test_a_frame_without_a_segment_has_a_reason(frame: bytes, link_type: int, reason: Undecoded) -> None:
     assert decode(link_type, frame, len(frame)) is reason
 
 
-def test_a_header_cut_by_the_snapshot_length_is_short():
+def test_a_header_cut_by_the_snapshot_length_is_short() -> None:
     packet = extended(HOP)
     assert decode(101, packet[:41], len(packet)) is Undecoded.SHORT
 
 
-def test_padding_does_not_count_and_a_cut_packet_counts_in_full():
+def test_padding_does_not_count_and_a_cut_packet_counts_in_full() -> None:
     padded = ethernet(FOUR) + bytes(13)
     segment = decode(1, padded, len(padded))
     cut = decode(1, ethernet(FOUR)[:42], len(ethernet(FOUR)))
     assert segment == cut == Segment(17, FOUR[12:20], 33, 34, 13, False)
 
 
-def test_a_total_length_of_zero_means_the_whole_frame():
+def test_a_total_length_of_zero_means_the_whole_frame() -> None:
     packet = FOUR[:2] + b"\x00\x00" + FOUR[4:]
     assert decode(101, packet, len(packet)) == decode(101, FOUR, len(FOUR))
 
 
-def test_dpkt_agrees_about_every_packet_of_the_shipped_capture():
+def test_dpkt_agrees_about_every_packet_of_the_shipped_capture() -> None:
     seen = 0
     for _, link_type, frame, wire_bytes in demo_packets():
         ours, theirs = decode(link_type, frame, wire_bytes), dpkt.ethernet.Ethernet(frame).data
@@ -164,13 +166,13 @@ def survives(frames: list[tuple[int, bytes]]) -> None:
         subject.packet(number * 0.7, link_type, frame, len(frame))
     subject.finish()
     events = subject.drain()
-    in_flows = sum(e.orig_pkts + e.resp_pkts for e in events if hasattr(e, "orig_pkts"))
+    in_flows = sum(e.orig_pkts + e.resp_pkts for e in events if isinstance(e, Connection))
     assert in_flows + sum(subject.counters.undecoded.values()) == len(frames) == subject.counters.packets
     assert subject.counters.active_flows == 0
 
 
 @given(frames=st.lists(st.tuples(st.sampled_from([*LINK_TYPES, 127]), st.binary(max_size=120)), max_size=30))
-def test_garbage_is_counted_and_never_raises(frames):
+def test_garbage_is_counted_and_never_raises(frames: list[Any]) -> None:
     survives(frames)
 
 
@@ -181,7 +183,7 @@ def test_garbage_is_counted_and_never_raises(frames):
     ),
     cut=st.integers(0, 120),
 )
-def test_mutated_real_frames_are_counted_and_never_raise(frames, cut):
+def test_mutated_real_frames_are_counted_and_never_raise(frames: list[Any], cut: int) -> None:
     mutated = []
     for frame, changes in frames:
         data = bytearray(frame)
@@ -193,9 +195,9 @@ def test_mutated_real_frames_are_counted_and_never_raise(frames, cut):
 
 
 @given(data=st.binary(max_size=200), port=st.sampled_from([53, 137, 5353, 123, 67]))
-def test_garbage_on_the_port_of_a_known_service_never_raises(data, port):
+def test_garbage_on_the_port_of_a_known_service_never_raises(data: bytes, port: int) -> None:
     survives([(1, udp(CLIENT, 4000, SERVER, port, data)), (1, udp(SERVER, port, CLIENT, 4000, data))])
 
 
-def test_an_address_is_what_it_was():
+def test_an_address_is_what_it_was() -> None:
     assert packed(CLIENT) + packed(SERVER) == FOUR[12:20]

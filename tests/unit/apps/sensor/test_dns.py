@@ -52,7 +52,7 @@ def exchange(*payloads: tuple[int, bytes], port: int = 53, server: str = SERVER)
     return analyze(frames)[1]
 
 
-def test_a_query_and_its_answer_become_one_exchange():
+def test_a_query_and_its_answer_become_one_exchange() -> None:
     cname = record(5, b"\x03web" + b"\xc0\x10")
     (event,) = exchange((0, message(QUERY | 0x10)), (1, message(REPLY, cname, A)))
     assert (event.query, event.qtype_name, event.qclass_name) == ("www.example.com", "A", "C_INTERNET")
@@ -89,13 +89,13 @@ def test_a_query_and_its_answer_become_one_exchange():
         (4711, b"anything", "<unknown type=4711>"),
     ],
 )
-def test_a_record_is_shown_as_zeek_shows_it(rtype, data, shown):
+def test_a_record_is_shown_as_zeek_shows_it(rtype: int, data: bytes, shown: str) -> None:
     (event,) = exchange((0, message(QUERY)), (1, message(REPLY, record(rtype, data))))
     assert event.answers == [shown]
     assert shown.isprintable()
 
 
-def test_the_txt_answer_of_a_recorded_zeek_log():
+def test_the_txt_answer_of_a_recorded_zeek_log() -> None:
     """Two aliases, then a text of two strings: `answers` of ../shared/vectors, log_dns_txt.json."""
     texts = b"\x7f" + b"k" * 127 + b"\x62" + b"H" * 98
     aliases = (
@@ -108,20 +108,20 @@ def test_the_txt_answer_of_a_recorded_zeek_log():
     assert event.TTLs == [900.0, 900.0, 7200.0]
 
 
-def test_a_caa_answer_leaves_no_trace_as_in_a_recorded_zeek_log():
+def test_a_caa_answer_leaves_no_trace_as_in_a_recorded_zeek_log() -> None:
     (event,) = exchange((0, message(QUERY, asked=question("google.com", 257))), (1, message(REPLY, record(257, b"x"))))
     assert (event.qtype, event.qtype_name, event.answers, event.TTLs, event.rtt) == (257, "CAA", None, None, None)
     assert (event.rcode_name, event.AA, event.RA) == ("NOERROR", False, False)
 
 
-def test_an_answer_without_records_has_no_round_trip_time_and_may_be_a_rejection():
+def test_an_answer_without_records_has_no_round_trip_time_and_may_be_a_rejection() -> None:
     (event,) = exchange((0, message(QUERY)), (1, message(REPLY | 3, more=(1, 0))))
     assert (event.rcode_name, event.rtt, event.rejected, event.answers) == ("NXDOMAIN", None, False, None)
     (event,) = exchange((0, message(QUERY)), (1, message(REPLY | 5)))
     assert (event.rcode_name, event.rejected) == ("REFUSED", True)
 
 
-def test_several_queries_on_one_flow_are_matched_by_id_in_order():
+def test_several_queries_on_one_flow_are_matched_by_id_in_order() -> None:
     one, two = (message(QUERY, trans_id=7, asked=question(host)) for host in ("one", "two"))
     other = message(QUERY, trans_id=8, asked=question("other"))
     replies = [message(REPLY, A, trans_id=trans_id, asked=b"") for trans_id in (8, 7, 7)]
@@ -129,20 +129,20 @@ def test_several_queries_on_one_flow_are_matched_by_id_in_order():
     assert [event.query for event in events] == ["other", "one", "two"]
 
 
-def test_what_has_no_partner_is_reported_when_the_flow_ends():
+def test_what_has_no_partner_is_reported_when_the_flow_ends() -> None:
     (event,) = exchange((0, message(QUERY)))
     assert (event.query, event.rcode, event.answers, event.rtt) == ("www.example.com", None, None, None)
     (event,) = exchange((1, message(REPLY, A)))
     assert (event.qtype, event.answers, str(event.orig_h), event.resp_p) == (None, ["192.0.2.7"], CLIENT, 53)
 
 
-def test_pending_queries_are_bounded():
+def test_pending_queries_are_bounded() -> None:
     queries = [(0, message(QUERY, trans_id=number)) for number in range(500)]
     events = exchange(*queries)
     assert [event.trans_id for event in events] == list(range(500))
 
 
-def test_an_mdns_announcement_is_not_turned_round():
+def test_an_mdns_announcement_is_not_turned_round() -> None:
     announcement = message(0x8400, record(33, bytes(6) + name("gemini.local"), owner=name("_sftp.local")), asked=b"")
     frame = udp("10.0.0.9", 5353, "224.0.0.251", 5353, announcement)
     (connection,), (event,) = analyze([(START, frame)])
@@ -151,7 +151,7 @@ def test_an_mdns_announcement_is_not_turned_round():
     assert (event.query, event.answers, event.qtype, event.AA) == ("_sftp.local", ["gemini.local"], None, True)
 
 
-def test_a_netbios_query_is_decoded_as_in_a_recorded_zeek_log():
+def test_a_netbios_query_is_decoded_as_in_a_recorded_zeek_log() -> None:
     encoded = "".join(chr(0x41 + (byte >> 4)) + chr(0x41 + (byte & 15)) for byte in b"BRWC0CB383D1F42\x00")
     (event,) = exchange((0, message(0x0110, asked=question(encoded, 32))), port=137)
     assert (event.query, event.qtype_name, event.opcode_name, event.Z) == (
@@ -163,7 +163,7 @@ def test_a_netbios_query_is_decoded_as_in_a_recorded_zeek_log():
     assert netbios_name("not encoded") == "not encoded"
 
 
-def test_numbers_have_zeeks_names():
+def test_numbers_have_zeeks_names() -> None:
     assert [qtype_name(n) for n in (1, 28, 53, 55, 65, 99, 109, 255, 257, 65521, 54, 999)] == (
         ["A", "AAAA", "SMIMEA", "HIP", "HTTPS", "SPF", "EUI64", "*", "CAA", "INTEGRITY", "query-54", "query-999"]
     )
@@ -182,7 +182,7 @@ def framed(*messages: bytes) -> bytes:
 
 
 @given(cuts=st.lists(st.integers(1, 60), max_size=6))
-def test_over_tcp_exchanges_do_not_depend_on_how_segments_are_cut(cuts):
+def test_over_tcp_exchanges_do_not_depend_on_how_segments_are_cut(cuts: list[int]) -> None:
     asked = framed(message(QUERY, trans_id=1), message(QUERY, trans_id=2))
     answered = framed(message(REPLY, A, trans_id=1), message(REPLY, A, A, trans_id=2))
     parts, rest = [], len(answered)
@@ -198,7 +198,7 @@ def test_over_tcp_exchanges_do_not_depend_on_how_segments_are_cut(cuts):
     assert (connection.service, connection.uid) == ("dns", events[0].uid)
 
 
-def test_over_tcp_nothing_is_made_up_after_a_hole():
+def test_over_tcp_nothing_is_made_up_after_a_hole() -> None:
     asked, answered = framed(message(QUERY)), framed(message(REPLY, A))
     talk = Talk(f"S h A D{len(asked)} a l9 d{len(answered) - 9} A F f", ports=(4000, 53), payloads=(asked, answered))
     (connection,), (event,) = analyze(talk.frames)
@@ -210,13 +210,13 @@ def test_over_tcp_nothing_is_made_up_after_a_hole():
 
 
 @given(data=st.binary(max_size=100))
-def test_any_bytes_can_be_parsed(data):
+def test_any_bytes_can_be_parsed(data: bytes) -> None:
     for start in (b"", message(REPLY, A)[:12], message(REPLY, A)[:30]):
         parse_untrusted(start + data)
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=5), cut=st.integers(0, 300))
-def test_a_mutated_answer_can_be_parsed_and_shown(changes, cut):
+def test_a_mutated_answer_can_be_parsed_and_shown(changes: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(message(REPLY, A, record(5, b"\x01x" + POINTER), record(16, b"\x03abc"), record(15, bytes(9))))
     for at, value in changes:
         if at < len(data):
@@ -224,19 +224,19 @@ def test_a_mutated_answer_can_be_parsed_and_shown(changes, cut):
     exchange((0, message(QUERY)), (1, bytes(data[:cut])))
 
 
-def test_pointers_that_go_round_in_circles_end():
+def test_pointers_that_go_round_in_circles_end() -> None:
     looped = struct.pack("!6H", 7, QUERY, 1, 0, 0, 0) + b"\x01a\xc0\x0c" + bytes(4)
     parsed = parse_untrusted(looped)
     assert parsed is not None
     assert not parsed.is_whole
 
 
-def test_a_message_of_a_thousand_questions_is_no_dns():
+def test_a_message_of_a_thousand_questions_is_no_dns() -> None:
     assert parse_untrusted(struct.pack("!6H", 7, QUERY, 1000, 0, 0, 0) + bytes(9000)) is None
     assert parse_untrusted(b"short") is None
 
 
-def test_dpkt_agrees_about_every_dns_message_of_the_shipped_capture():
+def test_dpkt_agrees_about_every_dns_message_of_the_shipped_capture() -> None:
     seen = refused = 0
     for _, link_type, frame, wire_bytes in demo_packets():
         segment = decode(link_type, frame, wire_bytes)

@@ -54,7 +54,9 @@ from tests.unit.apps.sensor.packets import (
         ("S h A D10 T T T T T T T T T T", "S1", "ShADTT", 10, 0),
     ],
 )
-def test_a_conversation_has_zeeks_state_history_and_byte_counts(script, state, history, orig_bytes, resp_bytes):
+def test_a_conversation_has_zeeks_state_history_and_byte_counts(
+    script: str, state: str, history: str, orig_bytes: int | None, resp_bytes: int | None
+) -> None:
     event = only(script)
     assert (event.conn_state, event.history) == (state, history)
     assert (event.orig_bytes, event.resp_bytes) == (orig_bytes, resp_bytes)
@@ -72,20 +74,20 @@ def test_a_conversation_has_zeeks_state_history_and_byte_counts(script, state, h
         ("d10 D5", "OTH", "^dD"),
     ],
 )
-def test_a_conversation_that_begins_with_the_servers_packet_is_flipped(script, state, history):
+def test_a_conversation_that_begins_with_the_servers_packet_is_flipped(script: str, state: str, history: str) -> None:
     event = only(script, ports=(40000, 80))
     assert (event.conn_state, event.history) == (state, history)
     assert (str(event.orig_h), event.orig_p, event.resp_p) == (CLIENT, 40000, 80)
     assert event.orig_pkts == sum(word[0].isupper() for word in script.split())
 
 
-def test_a_syn_that_was_overtaken_by_its_answer_turns_the_roles_round():
+def test_a_syn_that_was_overtaken_by_its_answer_turns_the_roles_round() -> None:
     event = only("h S A D1 d1", ports=(40000, 9999))
     assert (str(event.orig_h), event.orig_p, event.conn_state) == (CLIENT, 40000, "S1")
     assert event.history == "Hs^ADd"  # as Zeek: what was noted before the turn stays
 
 
-def test_packets_and_ip_bytes_count_every_packet_and_duration_ends_with_the_last_fin():
+def test_packets_and_ip_bytes_count_every_packet_and_duration_ends_with_the_last_fin() -> None:
     event = only("S h A D100 a d2000 A F f A")
     assert (event.orig_pkts, event.resp_pkts) == (6, 4)
     assert (event.orig_ip_bytes, event.resp_ip_bytes) == (6 * 40 + 100, 4 * 40 + 2000)
@@ -93,30 +95,30 @@ def test_packets_and_ip_bytes_count_every_packet_and_duration_ends_with_the_last
     assert event.ts == START
 
 
-def test_one_packet_has_neither_duration_nor_byte_counts():
+def test_one_packet_has_neither_duration_nor_byte_counts() -> None:
     event = only("S")
     assert (event.duration, event.orig_bytes, event.resp_bytes, event.orig_pkts) == (None, None, None, 1)
 
 
-def test_a_gap_is_what_was_acknowledged_and_never_seen():
+def test_a_gap_is_what_was_acknowledged_and_never_seen() -> None:
     event = only("S h A d1000 A l500 d100 A F f")
     assert (event.missed_bytes, event.history, event.resp_bytes) == (500, "ShAdgFf", 1600)
     assert event.conn_state == "SF"
 
 
-def test_a_gap_at_the_end_counts_too():
+def test_a_gap_at_the_end_counts_too() -> None:
     event = only("S h A d1000 A l700 A +1 A")
     assert (event.missed_bytes, event.resp_bytes, event.history) == (700, 1700, "ShAdg")
 
 
-def test_a_late_packet_fills_its_hole_and_is_no_gap():
+def test_a_late_packet_fills_its_hole_and_is_no_gap() -> None:
     frames = Talk("S h A d100 d200 d300 A F f A").frames
     frames[3], frames[4], frames[5] = frames[4], frames[5], frames[3]
     (event,), _ = analyze(frames)
     assert (event.missed_bytes, event.resp_bytes, "g" in event.history) == (0, 600, False)
 
 
-def test_sequence_numbers_may_wrap():
+def test_sequence_numbers_may_wrap() -> None:
     script = "S h A " + "D1000 a d60000 A " * 20 + "F f A"
     plain, wrapped = only(script), only(script, first_seqs=(0xFFFFFF00, 0xFFFF0000))
     assert (wrapped.orig_bytes, wrapped.resp_bytes, wrapped.history) == (20000, 1200000, "ShADadFf")
@@ -124,7 +126,7 @@ def test_sequence_numbers_may_wrap():
 
 
 @given(parts=st.lists(st.integers(1, 1400), min_size=1, max_size=30), seqs=st.tuples(*[st.integers(0, 2**32 - 1)] * 2))
-def test_bytes_do_not_depend_on_where_the_numbers_start(parts, seqs):
+def test_bytes_do_not_depend_on_where_the_numbers_start(parts: list[int], seqs: tuple[int, int]) -> None:
     script = "S h A D7 a " + " ".join(f"d{size}" for size in parts) + " A F f A"
     event = only(script, first_seqs=seqs)
     assert (event.orig_bytes, event.resp_bytes, event.missed_bytes) == (7, sum(parts), 0)
@@ -132,7 +134,7 @@ def test_bytes_do_not_depend_on_where_the_numbers_start(parts, seqs):
 
 
 @given(data=st.data())
-def test_no_order_of_packets_invents_or_loses_packets(data):
+def test_no_order_of_packets_invents_or_loses_packets(data: st.DataObject) -> None:
     frames = Talk("S h A D100 a d2000 d500 A D5 F f A").frames
     order = data.draw(st.permutations(range(len(frames))))
     shuffled = [(frames[at][0], frames[place][1]) for at, place in enumerate(order)]
@@ -144,7 +146,7 @@ def test_no_order_of_packets_invents_or_loses_packets(data):
 # --- When a flow is over ----------------------------------------------------------------------------------------
 
 
-def test_a_closed_connection_is_reported_five_seconds_later_and_an_open_one_after_five_minutes():
+def test_a_closed_connection_is_reported_five_seconds_later_and_an_open_one_after_five_minutes() -> None:
     closed, opened = Talk("S h A F f A").frames, Talk("S h A", ports=(40001, 9999)).frames
     unanswered = Talk("S", ports=(40002, 9999)).frames
     subject, seen = analyzer(), {}
@@ -156,7 +158,7 @@ def test_a_closed_connection_is_reported_five_seconds_later_and_an_open_one_afte
     assert seen == {40000: 6.0, 40001: 301.0, 40002: 6.0}
 
 
-def test_events_come_out_in_the_order_of_their_deadlines():
+def test_events_come_out_in_the_order_of_their_deadlines() -> None:
     frames = []
     for number in range(50):
         frames += Talk("S h A D9 F f A", ports=(40000 + number, 9999), start=START + number * 0.3).frames
@@ -167,7 +169,7 @@ def test_events_come_out_in_the_order_of_their_deadlines():
     assert [event.orig_p for event in subject.drain()] == list(range(40000, 40050))
 
 
-def test_a_new_syn_on_the_ports_of_a_closed_connection_begins_another():
+def test_a_new_syn_on_the_ports_of_a_closed_connection_begins_another() -> None:
     frames = Talk("S h A D5 F f A").frames + Talk("S h A d7 F f A", start=START + 1, first_seqs=(77, 88)).frames
     connections, _ = analyze(frames)
     assert [(event.orig_bytes, event.resp_bytes, event.conn_state) for event in connections] == [
@@ -178,13 +180,13 @@ def test_a_new_syn_on_the_ports_of_a_closed_connection_begins_another():
 
 
 @pytest.mark.parametrize(("port", "pause", "expected"), [(9, 59, 1), (9, 62, 2), (53, 9, 1), (53, 12, 2)], ids=str)
-def test_udp_ends_after_a_minute_and_dns_after_ten_seconds_of_silence(port, pause, expected):
+def test_udp_ends_after_a_minute_and_dns_after_ten_seconds_of_silence(port: int, pause: int, expected: int) -> None:
     frame = udp(CLIENT, 4000, SERVER, port, b"x")
     connections, _ = analyze([(START, frame), (START + pause, frame)])
     assert len(connections) == expected
 
 
-def test_a_full_table_gives_up_the_longest_idle():
+def test_a_full_table_gives_up_the_longest_idle() -> None:
     subject = analyzer(max_flows=32)
     for number in range(100):
         frame = udp(CLIENT, 1000 + number, SERVER, 9, b"x")
@@ -197,7 +199,7 @@ def test_a_full_table_gives_up_the_longest_idle():
     assert len(subject.drain()) + len(events) == 100
 
 
-def test_time_that_runs_backwards_or_leaps_harms_nothing():
+def test_time_that_runs_backwards_or_leaps_harms_nothing() -> None:
     frame = udp(CLIENT, 4000, SERVER, 9, b"x")
     connections, _ = analyze([(START, frame), (START - 100, frame), (START + 1e9, frame), (0.0, frame)])
     assert sum(event.orig_pkts for event in connections) == 4
@@ -206,7 +208,7 @@ def test_time_that_runs_backwards_or_leaps_harms_nothing():
 # --- Other protocols --------------------------------------------------------------------------------------------
 
 
-def test_udp_counts_payload_and_tells_answered_from_unanswered():
+def test_udp_counts_payload_and_tells_answered_from_unanswered() -> None:
     question, answer = udp(CLIENT, 4000, SERVER, 9, b"12345"), udp(SERVER, 9, CLIENT, 4000, b"123")
     (event,), _ = analyze([(START, question), (START + 1, answer), (START + 2, question)])
     assert (event.conn_state, event.history, event.orig_bytes, event.resp_bytes) == ("SF", "Dd", 10, 3)
@@ -215,7 +217,7 @@ def test_udp_counts_payload_and_tells_answered_from_unanswered():
     assert (event.conn_state, event.history, event.service) == ("S0", "D", None)
 
 
-def test_udp_from_a_servers_port_is_an_answer():
+def test_udp_from_a_servers_port_is_an_answer() -> None:
     (event,), _ = analyze([(START, udp(SERVER, 123, CLIENT, 4000, b"x"))])
     assert (str(event.orig_h), event.resp_p, event.conn_state, event.history) == (CLIENT, 123, "SHR", "^d")
 
@@ -223,7 +225,7 @@ def test_udp_from_a_servers_port_is_an_answer():
 @pytest.mark.parametrize(
     ("hosts", "kinds", "protocol"), [((CLIENT, SERVER), (8, 0), 1), ((CLIENT6, SERVER6), (128, 129), 58)]
 )
-def test_a_ping_is_one_flow_with_types_for_ports(hosts, kinds, protocol):
+def test_a_ping_is_one_flow_with_types_for_ports(hosts: tuple[str, str], kinds: tuple[int, int], protocol: int) -> None:
     request = icmp(hosts[0], hosts[1], kinds[0], payload=bytes(48))
     reply = icmp(hosts[1], hosts[0], kinds[1], payload=bytes(48))
     (event,), _ = analyze([(START, request), (START + 0.1, reply), (START + 1, request)])
@@ -232,13 +234,13 @@ def test_a_ping_is_one_flow_with_types_for_ports(hosts, kinds, protocol):
     assert event.service is None
 
 
-def test_a_message_without_counterpart_has_its_code_for_port_and_one_direction():
+def test_a_message_without_counterpart_has_its_code_for_port_and_one_direction() -> None:
     there, back = icmp(CLIENT, SERVER, 3, 3), icmp(SERVER, CLIENT, 3, 3)
     connections, _ = analyze([(START, there), (START, back), (START + 1, there)])
     assert sorted((event.orig_p, event.resp_p, event.orig_pkts) for event in connections) == [(3, 3, 1), (3, 3, 2)]
 
 
-def test_other_protocols_are_flows_too():
+def test_other_protocols_are_flows_too() -> None:
     from tests.unit.apps.sensor.packets import ethernet, ip_packet
 
     frame = ethernet(ip_packet(CLIENT, SERVER, 47, b"gre?"))
@@ -246,7 +248,7 @@ def test_other_protocols_are_flows_too():
     assert (event.proto, event.ip_proto, event.orig_bytes, event.conn_state) == ("unknown_transport", 47, 8, "OTH")
 
 
-def test_a_packet_to_oneself_is_one_direction():
+def test_a_packet_to_oneself_is_one_direction() -> None:
     (event,), _ = analyze([(START, udp(CLIENT, 9, CLIENT, 9, b"x"))] * 3)
     assert (event.orig_pkts, event.resp_pkts) == (3, 0)
 
@@ -267,11 +269,13 @@ CLIENT_HELLO, SERVER_HELLO = b"\x16\x03\x01\x00\x40\x01", b"\x16\x03\x03\x00\x40
         ((b"hello", b"world"), None),
     ],
 )
-def test_a_service_is_what_both_sides_speak_on_whatever_port(payloads, service):
+def test_a_service_is_what_both_sides_speak_on_whatever_port(
+    payloads: tuple[bytes, bytes], service: str | None
+) -> None:
     assert only("S h A D80 a d80 A F f A", payloads=payloads).service == service
 
 
-def test_local_is_what_is_not_routed_unless_the_site_says_otherwise():
+def test_local_is_what_is_not_routed_unless_the_site_says_otherwise() -> None:
     event = only("S h")
     assert (event.local_orig, event.local_resp) == (True, False)
     frames = Talk("S h").frames
@@ -284,7 +288,7 @@ def test_local_is_what_is_not_routed_unless_the_site_says_otherwise():
     assert caught.value.code == "bad_network"
 
 
-def test_ids_look_like_zeeks_and_depend_on_the_seed_alone():
+def test_ids_look_like_zeeks_and_depend_on_the_seed_alone() -> None:
     from rapini.apps.sensor.records import UidMaker
 
     ours, same, other = UidMaker(b"a"), UidMaker(b"a"), UidMaker(b"b")
@@ -306,7 +310,7 @@ def all_events(packets: list[tuple[float, int, bytes, int]]) -> list[object]:
     return list(subject.drain())
 
 
-def test_the_short_way_and_the_long_way_give_the_same_events():
+def test_the_short_way_and_the_long_way_give_the_same_events() -> None:
     """A VLAN tag takes a packet off the analyzer's short way; nothing that an event shows may change."""
     plain = demo_packets()
     tagged = [(ts, link, frame[:12] + b"\x81\x00\x00\x07" + frame[12:], size + 4) for ts, link, frame, size in plain]
@@ -314,7 +318,7 @@ def test_the_short_way_and_the_long_way_give_the_same_events():
     assert all_events(plain) == all_events(tagged) == all_events(raw)
 
 
-def test_ipv4_and_ipv6_are_treated_alike():
+def test_ipv4_and_ipv6_are_treated_alike() -> None:
     script = "S h A D100 a d2000 T l9 d5 A W F f A R"
     four, six = only(script), only(script, client=CLIENT6, server=SERVER6)
     fields = ("duration", "orig_bytes", "resp_bytes", "conn_state", "missed_bytes", "history", "orig_pkts")
@@ -323,7 +327,7 @@ def test_ipv4_and_ipv6_are_treated_alike():
 
 
 @pytest.mark.parametrize("name", ["linux_cooked", "linux_cooked2", "raw_ip", "vlan", "fragments"])
-def test_the_recorded_variants_are_read_whole(name):
+def test_the_recorded_variants_are_read_whole(name: str) -> None:
     from rapini.apps.sensor import open_capture
 
     subject = analyzer()
