@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import msgspec
@@ -41,8 +41,7 @@ class _WireRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     events: memoryview
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedRun:
+class EncodedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Events of one type and topic, encoded once for all receivers."""
 
     topic: str
@@ -71,14 +70,13 @@ class BadEvent:
     detail: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecodedRun:
+class DecodedRun(msgspec.Struct, frozen=True, kw_only=True):
     """Events of one type and topic, as their classes."""
 
     name: str
     topic: str
     events: Sequence[Event]
-    bad: Sequence[BadEvent] = field(default=())
+    bad: Sequence[BadEvent] = ()
 
 
 def join_runs(runs: Sequence[EncodedRun]) -> bytes:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from rapini.codec import Codec
 from rapini.errors import DecodeError
@@ -25,8 +26,7 @@ MAX_WAITING_STATUSES: Final = 10_000
 """Status reports that wait for a consumer who never comes; later ones are counted and dropped."""
 
 
-@dataclass(slots=True)
-class ReceivedBatch:
+class ReceivedBatch(msgspec.Struct):
     """A batch as it came, with what is needed to account for it."""
 
     peer: str
@@ -40,8 +40,7 @@ class ReceivedBatch:
     """Inboxes that have not taken it yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class EventRun:
+class EventRun(msgspec.Struct, frozen=True):
     """Events of one type, topic and origin, decoded together: the cheapest way to take them."""
 
     events: Sequence[Event]
@@ -70,6 +69,7 @@ class Inbox:
         self._counters = counters
         self._codec = Codec()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._origins: dict[tuple[str, str, int], Origin] = {}
         self._statuses_waiting = 0
         self._ended = False
 
@@ -138,9 +138,16 @@ class Inbox:
             for bad in run.bad:
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, 1)
             if run.topic.startswith(self.prefixes):
-                origin = Origin(peer=batch.peer, topic=run.topic, epoch=batch.epoch)
-                taken.append(EventRun(run.events, origin))
+                taken.append(EventRun(run.events, self._origin(batch.peer, run.topic, batch.epoch)))
         return taken
+
+    def _origin(self, peer: str, topic: str, epoch: int) -> Origin:
+        origin = self._origins.get((peer, topic, epoch))
+        if origin is None:
+            if len(self._origins) > 4096:
+                self._origins.clear()
+            origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch)
+        return origin
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

@@ -102,9 +102,9 @@ class Loop(Thread):
                 planned = self._sleeps_until = self._plan(self._turn(now))
                 # A wake-up that came during this turn was for work that the turn may have done already; it costs
                 # one more turn at most.
+            # What is ready does not excuse a late return: a process that was stopped finds its peers' heartbeats here,
+            # and timers run before they are read.
             ready = self.selector.select(max(0.0, planned - time.monotonic()))
-            if ready:
-                planned = max(planned, time.monotonic())
 
     def _note(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, mask in ready:

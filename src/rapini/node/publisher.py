@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -137,7 +136,7 @@ class Publisher:
 
     def flush(self, now: float, *, may_block: bool = False) -> None:
         """Encode what was collected and hand it to the peers that want it."""
-        if may_block:
+        if may_block and self._full():
             self._wait_for_room()
         count = self._count
         if not count:
@@ -182,13 +181,10 @@ class Publisher:
             key = tuple(map(id, runs))
             batch = made.get(key)
             if batch is None:
-                topics = Counter[str]()
-                for run in runs:
-                    topics[run.topic] += run.count
-                batch = made[key] = Batch(data=join_runs(runs), count=topics.total(), topics=topics)
+                batch = made[key] = _batch(runs)
             if session.record is None:
                 session.outbox.drop(batch.topics, "peer_lost")
-            elif session.outbox.put(batch):
+            elif session.outbox.put(batch, may_exceed=self._blocks):
                 self._pump(session, now)
 
     def _wait_for_room(self) -> None:
@@ -246,6 +242,13 @@ class Publisher:
         self._is_closed = True
         self._kind = None
         self.room.notify_all()
+
+
+def _batch(runs: list[EncodedRun]) -> Batch:
+    topics: dict[str, int] = {}
+    for run in runs:
+        topics[run.topic] = topics.get(run.topic, 0) + run.count
+    return Batch(join_runs(runs), sum(topics.values()), topics)
 
 
 def _nowhere(_event: Event) -> None:

@@ -29,6 +29,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
+import msgspec
+
 from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
@@ -190,8 +192,7 @@ class SubscriptionsInForce:
     version: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventsReceived:
+class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A batch, still encoded."""
 
     first_sequence: int

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 __all__ = ["Batch", "DropCause", "Outbox"]
 
@@ -21,8 +22,7 @@ DropCause = str
 """`queue_full`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `peer_left` or `closing`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(msgspec.Struct, frozen=True):
     """Encoded events for one peer, with their number by topic (one mapping shared by all peers that get the same)."""
 
     data: bytes
@@ -76,12 +76,18 @@ class Outbox:
         """Whether the next batch would be taken."""
         return self.kept_bytes < self.max_bytes
 
-    def put(self, batch: Batch) -> bool:
+    def put(self, batch: Batch, *, may_exceed: bool = False) -> bool:
         """Queue a batch; when the queue is full the batch is dropped (`queue_full`) and the answer is false.
 
         An empty queue takes a batch of any size, so that no event is too large to be sent at all.
+
+        Args:
+            batch: Encoded events.
+            may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
+                waited for room and cannot know how large its batch will be.
         """
-        if self.kept_bytes + len(batch.data) > self.max_bytes and self.kept_bytes:
+        size = 0 if may_exceed else len(batch.data)
+        if self.kept_bytes and (self.kept_bytes + size > self.max_bytes or not self.has_room()):
             self.drop(batch.topics, "queue_full")
             return False
         self._queued.append(batch)
