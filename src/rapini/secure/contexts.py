@@ -57,8 +57,7 @@ def _context(protocol: int, certificate_path: Path, key_path: Path, trust_der: b
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
-    if ssl.HAS_NEVER_CHECK_COMMON_NAME:
-        context.hostname_checks_common_name = False
+    context.hostname_checks_common_name = False
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
     context.set_alpn_protocols([ALPN])
     context.load_verify_locations(cadata=trust_der)
