@@ -109,6 +109,7 @@ def rapini_source(scheme: str, options: Options) -> None:
             time.monotonic(),
             _cpu_s() - cpu,
             encode_calls=counters.encode_calls,
+            flushes=counters.flushes,
             dropped=counters.total_dropped,
         )
 

@@ -115,14 +115,14 @@ class Codec:
             data = self._encoder.encode(events)
         except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as exc:
             if len(events) == 1:
-                return [], [EncodeFailure(topic=topic, type_name=kind._rapini_name, detail=str(exc))]
+                return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=str(exc))]
             return self._halves(topic, events)
         if len(data) > limits.MAX_FRAME_BYTES // 2:
             if len(events) > 1:
                 return self._halves(topic, events)
             detail = f"{len(data)} bytes encoded; at most {limits.MAX_FRAME_BYTES // 2} can be sent"
-            return [], [EncodeFailure(topic=topic, type_name=kind._rapini_name, detail=detail)]
-        return [self._wrap(kind._rapini_name, topic, len(events), data)], []
+            return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=detail)]
+        return [self._wrap(kind.__rapini_name__, topic, len(events), data)], []
 
     def _halves(self, topic: str, events: Sequence[Event]) -> tuple[list[EncodedRun], list[EncodeFailure]]:
         middle = len(events) // 2
@@ -133,11 +133,11 @@ class Codec:
         return EncodedRun(topic=topic, count=count, data=self._encoder.encode((name, topic, count, data)))
 
     def _encode_unknown(self, topic: str, events: Iterable[Event]) -> list[EncodedRun]:
-        runs: list[EncodedRun] = []
-        for event in events:
-            if isinstance(event, UnknownEvent):
-                runs.append(self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded))
-        return runs
+        return [
+            self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded)
+            for event in events
+            if isinstance(event, UnknownEvent)
+        ]
 
     def check(self, event: Event) -> None:
         """Check every field against its declared type (development mode).

@@ -59,23 +59,23 @@ class _EventMeta(msgspec.StructMeta):
             if config.setdefault(option, value) is not value:
                 raise EventError("bad_definition", f"event type {class_name}: {option} is always {value}")
         cls = super().__new__(mcls, class_name, bases, namespace, **config)
-        cls._rapini_name = name or class_name  # type: ignore[attr-defined]
-        cls._rapini_topic = check_topic(topic) if topic is not None else ""  # type: ignore[attr-defined]
+        cls.__rapini_name__ = name or class_name  # type: ignore[attr-defined]
+        cls.__rapini_topic__ = check_topic(topic) if topic is not None else ""  # type: ignore[attr-defined]
         if bases and bases[0] is not msgspec.Struct:
             _register(cls)
         return cls
 
 
 def _register(cls: Any) -> None:
-    known = _registry.get(cls._rapini_name)
+    known = _registry.get(cls.__rapini_name__)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise EventError(
             "bad_definition",
-            f"two event types are named {cls._rapini_name!r}: {known.__module__}.{known.__qualname__} "
+            f"two event types are named {cls.__rapini_name__!r}: {known.__module__}.{known.__qualname__} "
             f"and {cls.__module__}.{cls.__qualname__}",
             remedy="give one of them another name: class X(Event, topic=..., name='...')",
         )
-    _registry[cls._rapini_name] = cls
+    _registry[cls.__rapini_name__] = cls
 
 
 class Event(msgspec.Struct, metaclass=_EventMeta):
@@ -93,8 +93,8 @@ class Event(msgspec.Struct, metaclass=_EventMeta):
     Events are immutable and compared by value. Raises `EventError` (`bad_definition`, `bad_topic`) when defined badly.
     """
 
-    _rapini_name: ClassVar[str]
-    _rapini_topic: ClassVar[str]
+    __rapini_name__: ClassVar[str]
+    __rapini_topic__: ClassVar[str]
 
     if TYPE_CHECKING:
 

@@ -7,6 +7,7 @@ Calls that wait run in a worker thread; publishing does not wait and is called d
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
@@ -80,7 +81,8 @@ class AsyncNode:
         arrived = asyncio.Event()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(arrived.set)
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(arrived.set)
 
         inbox.on_put = wake
         try:
@@ -95,6 +97,7 @@ class AsyncNode:
                     for run in item:
                         for event in run.events:
                             yield event, run.origin
+                    await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
         finally:
             inbox.on_put = None
 

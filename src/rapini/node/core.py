@@ -256,6 +256,16 @@ class Core:
         self.loop.wake()
         return dial
 
+    def forget_dial(self, dial: Dial) -> None:
+        """Dial it no more, and end what has come of it so far."""
+        if dial in self.peers.dials:
+            self.peers.dials.remove(dial)
+        dial.give_up()
+        now = time.monotonic()
+        for record in [record for record in self.peers.records.values() if record.dial is dial]:
+            record.link.abandon("forgotten", "nobody waits for it any more")
+            self.service(record, now)
+
     def _run_dials(self, now: float) -> None:
         if self.is_closing:
             return
@@ -340,6 +350,7 @@ class Core:
             },
             acknowledged={name: session.outbox.acknowledged for name, session in sessions.items()},
             encode_calls=self.publisher.codec.encode_calls,
+            flushes=self.publisher.flushes,
         )
 
     def stop(self) -> None:

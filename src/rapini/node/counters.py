@@ -45,6 +45,8 @@ class CountersSnapshot:
     """Status reports dropped because nobody read them."""
     encode_calls: int
     """Runs encoded: does not depend on the number of receivers."""
+    flushes: int
+    """Batches made; one of a single type and topic is one run."""
 
     @property
     def total_published(self) -> int:
@@ -94,6 +96,7 @@ class Counters:
         dropped: Mapping[str, Mapping[str, Mapping[str, int]]],
         acknowledged: Mapping[str, int],
         encode_calls: int,
+        flushes: int,
     ) -> CountersSnapshot:
         """A copy that does not change."""
         return CountersSnapshot(
@@ -114,4 +117,5 @@ class Counters:
             peers_restarted=self.peers_restarted,
             statuses_dropped=self.statuses_dropped,
             encode_calls=encode_calls,
+            flushes=flushes,
         )

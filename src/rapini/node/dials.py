@@ -79,6 +79,13 @@ class Dial:
         self.redial.succeeded()
 
     def wake(self, now: float) -> None:
-        """Dial now."""
+        """Dial now, with a clean slate."""
         self.state = DialState.WAITING
         self.due_at = now
+        self.failure = None
+        self.closed = None
+
+    def give_up(self) -> None:
+        """Nobody wants it any more: a connection that comes about after all is ended."""
+        self.state = DialState.DONE
+        self.due_at = None

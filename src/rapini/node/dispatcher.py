@@ -47,7 +47,7 @@ class Dispatcher(Thread):
             return
         try:
             self._on_status(status)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the application's fault must not end the thread
             _log.exception("the status callback failed")
 
     def _events(self, run: EventRun) -> None:
@@ -57,5 +57,5 @@ class Dispatcher(Thread):
             for event in run.events:
                 try:
                     callback(event, run.origin)
-                except Exception:
+                except Exception:  # noqa: BLE001 - as above
                     _log.exception("a callback failed for an event on %s", run.origin.topic)

@@ -162,7 +162,13 @@ class Node:
         with self._lock:
             self._check_open()
             dial = self._core.dial(endpoint)
-            return self._await_dial(dial, wait_s) if wait_s > 0 else ""
+            if wait_s <= 0:
+                return ""
+            try:
+                return self._await_dial(dial, wait_s)
+            except BaseException:
+                self._core.forget_dial(dial)
+                raise
 
     def reconnect(self, url: str, *, wait_s: float = 10.0) -> str:
         """Dial an endpoint again that the policy `manual` left alone, or at once instead of after the back-off.
@@ -188,8 +194,6 @@ class Node:
         while dial.state not in (DialState.UP, DialState.STANDBY):
             left = deadline - time.monotonic()
             if _is_final(dial) or left <= 0 or self._is_closed:
-                self._core.peers.dials.remove(dial)
-                dial.state = DialState.DONE
                 raise _dial_error(dial, wait_s)
             self._changed.wait(left)
         return dial.peer
@@ -251,7 +255,8 @@ class Node:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             publisher = self._core.publisher
-            publisher.flush(time.monotonic(), may_block=self._core.settings.overflow == "block")
+            may_block = self._core.settings.overflow == "block"
+            publisher.flush(time.monotonic(), may_block=may_block, deadline=deadline)
             while any(s.record is not None and not s.outbox.is_idle for s in self._core.peers.sessions.values()):
                 left = deadline - time.monotonic()
                 if left <= 0:

@@ -261,7 +261,8 @@ class Peers:
         record.prefixes = prefixes
         if record.session is not None and record.session.record is record:
             record.session.prefixes = prefixes
-            self.publisher.flush(time.monotonic())  # what was published before goes by the old subscriptions
+            if not self.publisher.is_blocked():
+                self.publisher.flush(time.monotonic())  # what was published before goes by the old subscriptions
             self.publisher.reroute()
 
     def subscribe(self, prefixes: tuple[str, ...], now: float) -> int:
@@ -412,7 +413,7 @@ class Peers:
 
     def _dial_ended(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
         dial = record.dial
-        if dial is None:
+        if dial is None or dial.state is DialState.DONE:
             return
         name = record.link.peer
         if closed.code == "duplicate_connection" and self.roster.has_link(name):
@@ -420,9 +421,13 @@ class Peers:
             return
         was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
         dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
+        if dial.due_at is not None:
+            self._loop.wake_before(dial.due_at)
 
     def wake_standby(self, name: str, now: float) -> None:
         """A peer's session ended: the dials that stood by may try."""
         for dial in self.dials:
             if dial.state is DialState.STANDBY and dial.peer == name:
-                dial.wake(now + random.random() * self._settings.backoff_first_s)  # noqa: S311 - jitter
+                due = now + random.random() * self._settings.backoff_first_s
+                dial.wake(due)
+                self._loop.wake_before(due)

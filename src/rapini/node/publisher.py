@@ -87,7 +87,7 @@ class Publisher:
         """Take one event. See `rapini.Node.publish`."""
         kind = event.__class__
         if topic is None:
-            topic = kind._rapini_topic
+            topic = kind.__rapini_topic__
         with self._lock:
             if kind is not self._kind or topic is not self._topic or self._is_debug:
                 self._begin_run(event, kind, topic)
@@ -134,10 +134,16 @@ class Publisher:
 
     # -- sending -------------------------------------------------------------------------------------------------
 
-    def flush(self, now: float, *, may_block: bool = False) -> None:
-        """Encode what was collected and hand it to the peers that want it."""
+    def flush(self, now: float, *, may_block: bool = False, deadline: float | None = None) -> None:
+        """Encode what was collected and hand it to the peers that want it.
+
+        Args:
+            now: Monotonic seconds.
+            may_block: Wait for room first.
+            deadline: How long that may take, in monotonic seconds; then what does not fit is dropped and counted.
+        """
         if may_block and self._full():
-            self._wait_for_room()
+            self._wait_for_room(deadline)
         count = self._count
         if not count:
             return
@@ -187,10 +193,13 @@ class Publisher:
             elif session.outbox.put(batch, may_exceed=self._blocks):
                 self._pump(session, now)
 
-    def _wait_for_room(self) -> None:
+    def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
         while self._count and not self._is_closed and self._full():
-            self.room.wait(1.0)
+            left = 1.0 if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                return
+            self.room.wait(min(left, 1.0))
 
     def is_blocked(self) -> bool:
         """Block policy: whether a flush now would drop what its publisher would rather wait for."""

@@ -24,6 +24,9 @@ ACK_SHARE = 4
 
 ACK_DELAY_S = 0.02
 
+_NO_INCARNATION = Incarnation(b"")
+_NO_EPOCH = Epoch(0)
+
 
 @dataclass(slots=True, eq=False)
 class Session:
@@ -33,8 +36,8 @@ class Session:
     outbox: Outbox
     window_bytes: int
     """Our credit to the peer."""
-    incarnation: Incarnation = Incarnation(b"")
-    epoch: Epoch = Epoch(0)
+    incarnation: Incarnation = _NO_INCARNATION
+    epoch: Epoch = _NO_EPOCH
     record: LinkRecord | None = None
     """The link on which events flow; `None` while it is away."""
     prefixes: tuple[str, ...] = ()

@@ -23,13 +23,7 @@ section 4.4.2.4 and appendix E.1.2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
-from types import MappingProxyType
-from typing import Final
-
-import msgspec
 
 from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
@@ -57,6 +51,20 @@ from rapini.session.messages import (
     pack_events_frame,
     split_events_untrusted,
 )
+from rapini.session.outcomes import (
+    ChannelOpened,
+    CloseKind,
+    EventsAcknowledged,
+    EventsReceived,
+    GreetingReceived,
+    LinkClosed,
+    LinkOutcome,
+    LinkUp,
+    PongReceived,
+    SubscriptionsInForce,
+    SubscriptionsReceived,
+)
+from rapini.session.states import TRANSITIONS, Input, LinkState
 
 __all__ = [
     "TRANSITIONS",
@@ -78,167 +86,6 @@ __all__ = [
 ]
 
 
-class LinkState(Enum):
-    """Where a link stands."""
-
-    HANDSHAKING = "handshaking"
-    GREETING = "greeting"
-    JUDGING = "judging"
-    SYNCING = "syncing"
-    UP = "up"
-    LEAVING = "leaving"
-    CLOSED = "closed"
-
-
-class Input(Enum):
-    """What moves a link: the peer's frames, and what our own side decides."""
-
-    OPENED = "channel opened"
-    HELLO = "Hello"
-    WELCOME = "Welcome"
-    REJECT = "Reject"
-    ADMITTED = "admitted"
-    SUBSCRIPTIONS = "Subscriptions"
-    SUBSCRIBED = "Subscribed"
-    READY = "Ready"
-    EVENTS = "Events"
-    ACK = "Ack"
-    PING = "Ping"
-    PONG = "Pong"
-    GOODBYE = "Goodbye"
-    LEAVE = "leave"
-
-
-def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
-    s, i = LinkState, Input
-    table = {
-        (s.HANDSHAKING, i.OPENED): s.GREETING,
-        (s.GREETING, i.HELLO): s.JUDGING,
-        (s.GREETING, i.WELCOME): s.JUDGING,
-        (s.GREETING, i.REJECT): s.CLOSED,
-        (s.JUDGING, i.ADMITTED): s.SYNCING,
-        (s.JUDGING, i.SUBSCRIPTIONS): s.JUDGING,
-        (s.SYNCING, i.SUBSCRIPTIONS): s.SYNCING,
-        (s.SYNCING, i.SUBSCRIBED): s.SYNCING,
-        (s.SYNCING, i.READY): s.UP,
-        (s.SYNCING, i.LEAVE): s.LEAVING,
-        (s.UP, i.LEAVE): s.LEAVING,
-    }
-    for state in (s.JUDGING, s.SYNCING, s.UP, s.LEAVING):
-        for ready in (i.PING, i.PONG):
-            table[state, ready] = state
-        table[state, i.GOODBYE] = s.CLOSED
-        table[state, i.REJECT] = s.CLOSED
-    for state in (s.UP, s.LEAVING):
-        for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.ACK, i.READY):
-            table[state, flowing] = state
-    del table[s.UP, i.READY]  # said once: by then it has been heard
-    return MappingProxyType(table)
-
-
-TRANSITIONS: Final = _transitions()
-"""(state, input) to the next state; a frame that is not listed for a state breaks the protocol."""
-
-
-class CloseKind(Enum):
-    """How a link ended, as the node should understand it."""
-
-    FAILED = "failed"
-    """No session came about: handshake, greeting or transport failed."""
-    REJECTED = "rejected"
-    """One side refused the other, with a code."""
-    LOST = "lost"
-    """It was up, and ended without a goodbye."""
-    LEFT = "left"
-    """The peer said goodbye."""
-    CLOSED = "closed"
-    """We ended it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelOpened:
-    """The channel is secured; call `Link.greet` next (initiator), or wait for `GreetingReceived` (responder)."""
-
-    identity: PeerIdentity | None
-    """Who the peer proved to be; `None` where the mechanism proves nothing."""
-    cipher: str
-    version: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GreetingReceived:
-    """The peer said who it is and its identity agrees; call `Link.admit` or `Link.refuse` next."""
-
-    greeting: Greeting
-    identity: PeerIdentity | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkUp:
-    """Both sides are ready: events may flow."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubscriptionsReceived:
-    """The topic prefixes the peer wants, all of them. Put them in force before anything else is published."""
-
-    prefixes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubscriptionsInForce:
-    """Our subscriptions of this version are in force at the peer."""
-
-    version: int
-
-
-class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A batch, still encoded."""
-
-    first_sequence: int
-    count: int
-    batch: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventsAcknowledged:
-    """So many events of this session were taken at the peer (cumulative)."""
-
-    received_events: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PongReceived:
-    """The peer answered a `Link.ping`."""
-
-    token: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkClosed:
-    """The end, reported exactly once; flush `data_to_send()` and end the connection."""
-
-    kind: CloseKind
-    code: str
-    side: Side
-    detail: str
-    retry_after_s: float = 0.0
-    """What the peer asked for, 0 if it did not."""
-
-
-LinkOutcome = (
-    ChannelOpened
-    | GreetingReceived
-    | LinkUp
-    | SubscriptionsReceived
-    | SubscriptionsInForce
-    | EventsReceived
-    | EventsAcknowledged
-    | PongReceived
-    | LinkClosed
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """The clocks of a link, in seconds."""
@@ -248,7 +95,7 @@ class Timing:
     handshake_timeout_s: float = defaults.HANDSHAKE_TIMEOUT_S
 
 
-class _Violation(Exception):
+class _ViolationError(Exception):
     """The peer broke the protocol; never leaves this module."""
 
     def __init__(self, code: str, detail: str) -> None:
@@ -496,7 +343,7 @@ class Link:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:
             self._break_off("protocol_error", str(exc), now)
-        except _Violation as exc:
+        except _ViolationError as exc:
             self._break_off(exc.code, exc.detail, now)
 
     def _break_off(self, code: str, detail: str, now: float) -> None:
@@ -515,7 +362,7 @@ class Link:
             return TRANSITIONS[self.state, event]
         except KeyError:
             detail = f"{event.value} does not fit the state {self.state.value}"
-            raise _Violation("protocol_error", detail) from None
+            raise _ViolationError("protocol_error", detail) from None
 
     def _on_events(self, body: memoryview) -> None:
         self._move(Input.EVENTS)
@@ -551,26 +398,26 @@ class Link:
             case Goodbye(code=code, detail=detail):
                 self._on_goodbye(code, detail, now)
             case _:
-                raise _Violation("protocol_error", f"{kind.name} has no handler")
+                raise _ViolationError("protocol_error", f"{kind.name} has no handler")
 
     def _on_hello(self, hello: Hello) -> None:
         if self.is_initiator:
-            raise _Violation("protocol_error", "Hello is the initiator's to say")
+            raise _ViolationError("protocol_error", "Hello is the initiator's to say")
         self._move(Input.HELLO)
         if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
             spoken = f"{hello.version_min} to {hello.version_max}"
-            raise _Violation("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
+            raise _ViolationError("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
         self._check_greeting(hello.greeting)
         self._outcomes.append(GreetingReceived(greeting=hello.greeting, identity=self.identity))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if not self.is_initiator or self._local_greeting is None:
-            raise _Violation("protocol_error", "Welcome answers a Hello")
+            raise _ViolationError("protocol_error", "Welcome answers a Hello")
         self._move(Input.WELCOME)
         if welcome.version != PROTOCOL_VERSION:
-            raise _Violation("version", f"the peer chose protocol version {welcome.version}, we offered 1")
+            raise _ViolationError("version", f"the peer chose protocol version {welcome.version}, we offered 1")
         if welcome.epoch <= self._local_greeting.known_epoch:
-            raise _Violation("protocol_error", f"epoch {welcome.epoch} is not a new one")
+            raise _ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
         self._check_greeting(welcome.greeting)
         self.offered_epoch = Epoch(welcome.epoch)
         self._outcomes.append(GreetingReceived(greeting=welcome.greeting, identity=self.identity))
@@ -578,14 +425,14 @@ class Link:
     def _check_greeting(self, greeting: Greeting) -> None:
         """What the peer claims must agree with what its mechanism proved."""
         if greeting.cluster != self._cluster:
-            raise _Violation("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
+            raise _ViolationError("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
         if self.identity is not None:
             if self.identity.node != greeting.node:
                 detail = f"certified as {self.identity.node!r}, it calls itself {greeting.node!r}"
-                raise _Violation("identity_mismatch", detail)
+                raise _ViolationError("identity_mismatch", detail)
             if (self.identity.role or "") != greeting.role:
                 detail = f"certified for role {self.identity.role or ''!r}, it claims {greeting.role!r}"
-                raise _Violation("role_mismatch", detail)
+                raise _ViolationError("role_mismatch", detail)
         self.greeting = greeting
 
     def _on_subscriptions(self, body: Subscriptions, now: float) -> None:
@@ -599,7 +446,7 @@ class Link:
 
     def _on_ready(self) -> None:
         if not self._peer_subscribed and self.state is LinkState.SYNCING:
-            raise _Violation("protocol_error", "Ready before Subscriptions")
+            raise _ViolationError("protocol_error", "Ready before Subscriptions")
         was_leaving = self.state is LinkState.LEAVING
         self._move(Input.READY)
         if not was_leaving:

@@ -1,0 +1,125 @@
+"""What a link reports to its owner: past tense, plain data. Sans-IO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import msgspec
+
+from rapini.secure.channel import Side
+from rapini.secure.identity import PeerIdentity
+from rapini.session.messages import Greeting
+
+__all__ = [
+    "ChannelOpened",
+    "CloseKind",
+    "EventsAcknowledged",
+    "EventsReceived",
+    "GreetingReceived",
+    "LinkClosed",
+    "LinkOutcome",
+    "LinkUp",
+    "PongReceived",
+    "SubscriptionsInForce",
+    "SubscriptionsReceived",
+]
+
+
+class CloseKind(Enum):
+    """How a link ended, as the node should understand it."""
+
+    FAILED = "failed"
+    """No session came about: handshake, greeting or transport failed."""
+    REJECTED = "rejected"
+    """One side refused the other, with a code."""
+    LOST = "lost"
+    """It was up, and ended without a goodbye."""
+    LEFT = "left"
+    """The peer said goodbye."""
+    CLOSED = "closed"
+    """We ended it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOpened:
+    """The channel is secured; call `Link.greet` next (initiator), or wait for `GreetingReceived` (responder)."""
+
+    identity: PeerIdentity | None
+    """Who the peer proved to be; `None` where the mechanism proves nothing."""
+    cipher: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GreetingReceived:
+    """The peer said who it is and its identity agrees; call `Link.admit` or `Link.refuse` next."""
+
+    greeting: Greeting
+    identity: PeerIdentity | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkUp:
+    """Both sides are ready: events may flow."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionsReceived:
+    """The topic prefixes the peer wants, all of them. Put them in force before anything else is published."""
+
+    prefixes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubscriptionsInForce:
+    """Our subscriptions of this version are in force at the peer."""
+
+    version: int
+
+
+class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A batch, still encoded."""
+
+    first_sequence: int
+    count: int
+    batch: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventsAcknowledged:
+    """So many events of this session were taken at the peer (cumulative)."""
+
+    received_events: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PongReceived:
+    """The peer answered a `Link.ping`."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkClosed:
+    """The end, reported exactly once; flush `data_to_send()` and end the connection."""
+
+    kind: CloseKind
+    code: str
+    side: Side
+    detail: str
+    retry_after_s: float = 0.0
+    """What the peer asked for, 0 if it did not."""
+
+
+LinkOutcome = (
+    ChannelOpened
+    | GreetingReceived
+    | LinkUp
+    | SubscriptionsReceived
+    | SubscriptionsInForce
+    | EventsReceived
+    | EventsAcknowledged
+    | PongReceived
+    | LinkClosed
+)
