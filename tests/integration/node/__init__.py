@@ -1,0 +1,1 @@
+"""Nodes over real sockets: what an application sees."""

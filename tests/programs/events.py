@@ -1,0 +1,22 @@
+"""The events that test programs and tests exchange; both sides import this one module."""
+
+from __future__ import annotations
+
+from rapini import Event
+
+__all__ = ["Canary", "Tick"]
+
+
+class Tick(Event, topic="tick/main"):
+    """Numbered by its sender, so that loss, repetition and disorder show."""
+
+    sender: str
+    number: int
+    pad: bytes = b""
+
+
+class Canary(Event, topic="canary"):
+    """Meant for one receiver alone."""
+
+    receiver: str
+    number: int
