@@ -10,7 +10,8 @@ list of interfaces, each with its own link type and timestamp resolution, which 
 read in large pieces and never mapped: a mapped file that somebody truncates kills the process with SIGBUS.
 
 dpkt reads both formats too, and is not used here: its pcapng reader takes the first interface's link type and
-resolution for all, a cut file ends in silence with the pcap reader, and both cost twice the time per packet.
+resolution for all, its pcap reader ends a cut file in silence and drops the length on the wire, and takes three times
+as long per packet.
 
 Source: draft-ietf-opsawg-pcap-04, draft-ietf-opsawg-pcapng-02.
 """
