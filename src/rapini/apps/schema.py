@@ -30,7 +30,7 @@ class Connection(Event, topic="conn/closed", name="rapini.Connection"):
     local_orig: bool
     local_resp: bool
     missed_bytes: int
-    history: str
+    history: str | None
     orig_pkts: int
     orig_ip_bytes: int
     resp_pkts: int

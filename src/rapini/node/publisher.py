@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Final
 
 from rapini.codec import Codec, EncodedRun, join_runs
@@ -29,6 +30,8 @@ _log = logging.getLogger("rapini.node")
 
 _FIRST_WINDOW_S: Final = 0.0002
 """Events closer together than this share a batch; at up to 5,000 events/s each goes at once."""
+_MAX_CACHED: Final = 65_536
+
 _BUSY_BATCH: Final = 8
 """A batch of this many events in one window means load: the window doubles; a smaller one halves it."""
 
@@ -72,11 +75,11 @@ class Publisher:
         self._blocks = settings.overflow == "block"
         self._routes: dict[str, tuple[Session, ...]] = {}
         self._checked_topics: set[str] = set()
-        self._runs: list[tuple[str, list[Event]]] = []
-        self._kind: type[Event] | None = None
-        self._topic = ""
-        self._append: Callable[[Event], None] = _nowhere
-        self._count = 0
+        self._plain_kinds: set[type] = set()
+        """Event types that were seen to be fit for the quick path: published on their class's topic, unchecked."""
+        self._waiting: list[Event | _Addressed] = []
+        self._is_armed = False
+        """Whether somebody will flush what waits; see `publish`."""
         self._window_s = 0.0
         self._max_window_s = settings.max_batch_delay_s / 2
         """Half of what is promised: the I/O thread may come up to the other half late (see `Core`)."""
@@ -84,51 +87,57 @@ class Publisher:
         self._is_closed = False
 
     def publish(self, event: Event, topic: str | None = None) -> None:
-        """Take one event. See `rapini.Node.publish`."""
-        kind = event.__class__
-        if topic is None:
-            topic = kind.__rapini_topic__
-        with self._lock:
-            if kind is not self._kind or topic is not self._topic or self._is_debug:
-                self._begin_run(event, kind, topic)
-            self._append(event)
-            self._count = count = self._count + 1
-            if count >= self._max_events:
+        """Take one event. See `rapini.Node.publish`.
+
+        The quick path takes no lock: `list.append` is atomic, and so are the slice and the deletion by which a flush
+        takes what waits. `_is_armed` is cleared before the slice and read after the append, so an event that a flush
+        missed always finds it cleared, and arms the next.
+        """
+        waiting = self._waiting
+        if topic is None and event.__class__ in self._plain_kinds:
+            waiting.append(event)
+        else:
+            waiting.append(self._checked(event, topic))
+        if not self._is_armed:
+            with self._lock:
+                self._arm(time.monotonic())
+        elif len(waiting) >= self._max_events:
+            with self._lock:
                 self.flush(time.monotonic(), may_block=self._blocks)
-            elif count == 1:
-                self._first_of_batch(time.monotonic())
 
     def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
         """Take several events."""
         for event in events:
             self.publish(event, topic)
 
-    def _begin_run(self, event: Event, kind: type[Event], topic: str) -> None:
+    def _checked(self, event: Event, topic: str | None) -> Event | _Addressed:
+        kind = event.__class__
         if self._is_closed:
             raise LocalError("closed", "the node is closed")
         if not isinstance(event, Event):
             raise LocalError("not_an_event", f"{kind.__name__} is not an event: derive it from rapini.Event")
-        if topic not in self._checked_topics:
-            if not topic:
+        target = kind.__rapini_topic__ if topic is None else topic
+        if target not in self._checked_topics:
+            if not target:
                 remedy = "publish(event, topic='...'), or class X(Event, topic='...')"
                 raise LocalError("no_topic", f"{kind.__name__} has no topic", remedy=remedy)
-            check_topic(topic)
-            if len(self._checked_topics) < 65_536:
-                self._checked_topics.add(topic)
+            check_topic(target)
+            if len(self._checked_topics) < _MAX_CACHED:
+                self._checked_topics.add(target)
         if self._is_debug:
-            self.codec.check(event)
-        if kind is not self._kind or topic != self._topic or not self._runs:
-            run: list[Event] = []
-            self._runs.append((topic, run))
-            self._append = run.append
-            self._kind = kind
-        self._topic = topic
+            with self._lock:
+                self.codec.check(event)
+        elif topic is None:
+            self._plain_kinds.add(kind)
+        return event if topic is None else _Addressed(topic, event)
 
-    def _first_of_batch(self, now: float) -> None:
+    def _arm(self, now: float) -> None:
+        """An event waits and nobody is to flush it: do it now when idle, else see that it is done in time."""
         due = self._last_flush + max(self._window_s, _FIRST_WINDOW_S)
         if now >= due:
             self.flush(now, may_block=self._blocks)
             return
+        self._is_armed = True
         self.flush_at = due
         self._wake()
 
@@ -144,12 +153,13 @@ class Publisher:
         """
         if may_block and self._full():
             self._wait_for_room(deadline)
-        count = self._count
+        self.flush_at = None
+        self._is_armed = False  # before the slice: see `publish`
+        count = len(self._waiting)
         if not count:
             return
-        runs, self._runs = self._runs, []
-        self._kind, self._topic, self._append, self._count = None, "", _nowhere, 0
-        self.flush_at = None
+        taken = self._waiting[:count]
+        del self._waiting[:count]
         self._last_flush = now
         self.flushes += 1
         if count >= _BUSY_BATCH:
@@ -157,7 +167,7 @@ class Publisher:
         else:
             self._window_s /= 2
         encoded: list[tuple[EncodedRun, tuple[Session, ...]]] = []
-        for topic, events in runs:
+        for topic, events in _runs(taken):
             self._encode(topic, events, encoded)
         self._distribute(encoded, now)
 
@@ -195,7 +205,7 @@ class Publisher:
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
-        while self._count and not self._is_closed and self._full():
+        while not self._is_closed and self._full():
             left = 1.0 if deadline is None else deadline - time.monotonic()
             if left <= 0:
                 return
@@ -203,27 +213,25 @@ class Publisher:
 
     def is_blocked(self) -> bool:
         """Block policy: whether a flush now would drop what its publisher would rather wait for."""
-        return self._blocks and bool(self._full())
+        return self._blocks and self._full()
 
-    def _full(self) -> list[Session]:
-        topics = {topic for topic, _ in self._runs}
-        return [
-            session
-            for topic in topics
-            for session in self.route(topic)
-            if session.record is not None and not session.outbox.has_room()
-        ]
+    def _full(self) -> bool:
+        full = [s for s in self._sessions.values() if s.record is not None and not s.outbox.has_room()]
+        if not full:
+            return False
+        wanted = {topic for topic, _ in _runs(self._waiting[:])}
+        return any(session in self.route(topic) for topic in wanted for session in full)
 
     def account_for_the_rest(self) -> None:
         """The node is closed: count what was still collected as dropped for every peer that wanted it."""
-        for topic, events in self._runs:
+        for topic, events in _runs(self._waiting):
             self._counters.published[topic] += len(events)
             receivers = self.route(topic)
             for session in receivers:
                 session.outbox.drop({topic: len(events)}, "closing")
             if not receivers:
                 self._counters.unrouted[topic] += len(events)
-        self._runs, self._count = [], 0
+        self._waiting.clear()
 
     # -- routing -------------------------------------------------------------------------------------------------
 
@@ -236,7 +244,7 @@ class Publisher:
                 for session in self._sessions.values()
                 if not session.is_departed and session.prefixes and topic.startswith(session.prefixes)
             )
-            if len(self._routes) > 65_536:
+            if len(self._routes) > _MAX_CACHED:
                 self._routes.clear()
             self._routes[topic] = receivers
         return receivers
@@ -249,8 +257,34 @@ class Publisher:
     def close(self) -> None:
         """Refuse further events."""
         self._is_closed = True
-        self._kind = None
+        self._plain_kinds.clear()
         self.room.notify_all()
+
+
+class _Addressed:
+    """An event with a topic of its own."""
+
+    __slots__ = ("event", "topic")
+
+    def __init__(self, topic: str, event: Event) -> None:
+        self.topic = topic
+        self.event = event
+
+
+def _runs(taken: list[Event | _Addressed]) -> Iterator[tuple[str, list[Event]]]:
+    """Part what was collected into runs of one type and topic, keeping the order."""
+    kinds = set(map(type, taken))
+    if len(kinds) == 1 and _Addressed not in kinds:
+        yield kinds.pop().__rapini_topic__, taken  # type: ignore[attr-defined,misc]  # never `_Addressed`
+        return
+    for (_, topic), group in groupby(taken, key=_kind_and_topic):
+        yield topic, [item.event if isinstance(item, _Addressed) else item for item in group]
+
+
+def _kind_and_topic(item: Event | _Addressed) -> tuple[type[Event], str]:
+    if isinstance(item, _Addressed):
+        return type(item.event), item.topic
+    return type(item), type(item).__rapini_topic__
 
 
 def _batch(runs: list[EncodedRun]) -> Batch:
@@ -258,8 +292,3 @@ def _batch(runs: list[EncodedRun]) -> Batch:
     for run in runs:
         topics[run.topic] = topics.get(run.topic, 0) + run.count
     return Batch(join_runs(runs), sum(topics.values()), topics)
-
-
-def _nowhere(_event: Event) -> None:
-    """Stands in while there is no run: `_begin_run` always replaces it first."""
-    raise AssertionError("no run was begun")

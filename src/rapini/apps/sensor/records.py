@@ -159,7 +159,7 @@ def connection(flow: Flow, local: LocalNets) -> Connection:
         flow.hosts[0] in local,
         flow.hosts[1] in local,
         flow.missed_bytes,
-        flow.history,
+        flow.history or None,
         orig.packets,
         orig.ip_bytes,
         resp.packets,
