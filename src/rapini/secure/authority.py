@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from rapini.errors import ConfigError
 from rapini.secure.certificates import BACKDATED, Issuer, LeafForm, make_authority, make_leaf
-from rapini.secure.identity import check_name, identity_uri, role_uri
-from rapini.secure.material import load_certificates, load_private_key
+from rapini.secure.identity import check_name, identity_uri, is_name, role_uri
+from rapini.secure.material import MALFORMED, check_pair, load_certificates, load_private_key
 
 __all__ = ["AUTHORITY_VALIDITY", "LEAF_VALIDITY_DAYS", "Authority", "IssuedFiles", "write_issued"]
 
@@ -96,13 +96,14 @@ class Authority:
             ConfigError: Codes of `material.load_private_key`, and ``not_an_authority``, ``key_mismatch``.
         """
         folder = Path(directory)
-        certificate = load_certificates(folder / _CERTIFICATE)[0]
-        key = load_private_key(folder / _KEY)
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
-            raise ConfigError(
-                "key_mismatch", f"this private key is not that of {folder / _CERTIFICATE}", where=str(folder / _KEY)
-            )
-        cluster = _cluster_of(certificate, folder / _CERTIFICATE)
+        certificate_path, key_path = folder / _CERTIFICATE, folder / _KEY
+        certificate = load_certificates(certificate_path)[0]
+        key = load_private_key(key_path)
+        check_pair(certificate, key, certificate_path, key_path)
+        cluster = _cluster_of(certificate, certificate_path)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            detail = "this authority's key is of another kind than ours are (P-256)"
+            raise ConfigError("not_an_authority", detail, where=str(key_path))
         return cls(folder, cluster, Issuer(certificate=certificate, key=key))
 
     @property
@@ -184,11 +185,11 @@ def _cluster_of(certificate: x509.Certificate, path: Path) -> str:
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         uris = []
     clusters = [uri.removeprefix(_URI) for uri in uris if uri.startswith(_URI)]
-    if len(clusters) == 1:
-        return check_name(clusters[0], what="cluster")
+    if len(clusters) == 1 and is_name(clusters[0]):
+        return clusters[0]
     raise ConfigError(
         "not_an_authority",
         "this is not the certificate of a Rapini authority",

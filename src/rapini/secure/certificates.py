@@ -115,7 +115,7 @@ def make_leaf(issuer: Issuer, form: LeafForm) -> Issuer:
     builder = (
         builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
-        .add_extension(_authority_key_id(issuer), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key()), critical=False)
     )
     if form.usages:
         purposes = x509.ExtendedKeyUsage([usage.value for usage in form.usages])
@@ -147,11 +147,6 @@ def _builder(
 
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:_COMMON_NAME_MAX])])
-
-
-def _authority_key_id(issuer: Issuer) -> x509.AuthorityKeyIdentifier:
-    own = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
 def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:

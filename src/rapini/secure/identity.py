@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -23,7 +25,15 @@ from cryptography import x509
 from rapini.errors import ConfigError, DecodeError
 from rapini.limits import MAX_NAME_BYTES
 
-__all__ = ["PeerIdentity", "check_name", "identity_uri", "parse_identity_untrusted", "role_uri", "validity_untrusted"]
+__all__ = [
+    "PeerIdentity",
+    "check_name",
+    "identity_uri",
+    "is_name",
+    "parse_identity_untrusted",
+    "role_uri",
+    "validity_untrusted",
+]
 
 _NAME: Final = rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME_BYTES - 1}}}"
 _IS_NAME: Final = re.compile(_NAME, re.ASCII)
@@ -47,6 +57,11 @@ class PeerIdentity:
     """How it was proved, for example ``"tls"``."""
 
 
+def is_name(name: str) -> bool:
+    """Whether a text can be the name of a node, a cluster or a role: see `check_name`."""
+    return _IS_NAME.fullmatch(name) is not None
+
+
 def check_name(name: str, *, what: str = "name") -> str:
     """Make sure that a text can be the name of a node, a cluster or a role.
 
@@ -61,7 +76,7 @@ def check_name(name: str, *, what: str = "name") -> str:
     Raises:
         ConfigError: Code ``bad_name``.
     """
-    if _IS_NAME.fullmatch(name):
+    if is_name(name):
         return name
     raise ConfigError(
         "bad_name",
@@ -122,25 +137,31 @@ def validity_untrusted(der: bytes) -> tuple[datetime, datetime]:
     Raises:
         DecodeError: Code ``certificate_invalid``.
     """
-    try:
+    with _refusing_unreadable():
         certificate = x509.load_der_x509_certificate(der)
         return certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    except ValueError as error:
-        raise DecodeError("certificate_invalid", f"not a readable certificate: {type(error).__name__}") from None
 
 
 def _read_certificate_untrusted(der: bytes) -> tuple[list[str], datetime]:
-    try:
+    with _refusing_unreadable():
         certificate = x509.load_der_x509_certificate(der)
         not_after = certificate.not_valid_after_utc
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        raise DecodeError("no_identity", "the certificate has no subjectAltName") from None
-    # Beside ValueError, malformed certificates bring out DuplicateExtension, UnsupportedGeneralNameType and more;
-    # they share no base class but Exception, and a stranger's certificate must not end the process.
+        try:
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except x509.ExtensionNotFound:
+            return [], not_after
+        return names.get_values_for_type(x509.UniformResourceIdentifier), not_after
+
+
+@contextmanager
+def _refusing_unreadable() -> Iterator[None]:
+    # Beside ValueError, malformed certificates bring out InvalidVersion, DuplicateExtension,
+    # UnsupportedGeneralNameType and more; they share no base class but Exception, and a stranger's certificate must
+    # not end the process.
+    try:
+        yield
     except Exception as error:  # noqa: BLE001 - see above
         raise DecodeError("certificate_invalid", f"not a readable certificate: {type(error).__name__}") from None
-    return names.get_values_for_type(x509.UniformResourceIdentifier), not_after
 
 
 def _only_one_untrusted(uris: list[str], scheme: str, pattern: re.Pattern[str]) -> tuple[str, str]:

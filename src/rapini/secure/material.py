@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
@@ -27,7 +28,10 @@ from rapini.secure.contexts import Contexts, build_contexts
 from rapini.secure.identity import PeerIdentity, parse_identity_untrusted
 from rapini.secure.tls import TlsChannel
 
-__all__ = ["TlsMaterial", "load_certificates", "load_private_key", "read_secret"]
+__all__ = ["MALFORMED", "TlsMaterial", "check_pair", "load_certificates", "load_private_key", "read_secret"]
+
+MALFORMED: Final = (x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError)
+"""What `cryptography` raises on extensions that it cannot read."""
 
 _MAX_FILE_BYTES: Final = 1024 * 1024
 
@@ -68,7 +72,7 @@ class TlsMaterial:
         now = wall_now or datetime.now(UTC)
         certificate = load_certificates(certificate_file)[0]
         key = load_private_key(key_file)
-        _check_pair(certificate, key, certificate_file, key_file)
+        check_pair(certificate, key, certificate_file, key_file)
         _check_validity(certificate, now, certificate_file)
         identity = _own_identity(certificate, certificate_file)
         anchors = _load_anchors(trust_file, now)
@@ -142,7 +146,7 @@ def load_certificates(path: Path) -> list[x509.Certificate]:
         pem = file.read(_MAX_FILE_BYTES)
     try:
         return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ConfigError(
             "not_pem",
             "this file holds no readable PEM certificate",
@@ -186,7 +190,7 @@ def load_private_key(path: Path) -> PrivateKeyTypes:
             where=str(path),
             remedy=f"openssl pkey -in {path} -out PLAIN.key; chmod 600 PLAIN.key",
         ) from error
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise ConfigError(
             "not_pem",
             "this file holds no readable PEM private key",
@@ -208,16 +212,25 @@ def _unreadable(error: OSError, path: Path) -> ConfigError:
     return ConfigError("file_unreadable", error.strerror or "cannot be read", where=str(path))
 
 
-def _check_pair(certificate: x509.Certificate, key: PrivateKeyTypes, certificate_file: Path, key_file: Path) -> None:
+def check_pair(certificate: x509.Certificate, key: PrivateKeyTypes, certificate_file: Path, key_file: Path) -> None:
+    """Make sure that a private key is that of a certificate; the files are named in the error.
+
+    Raises:
+        ConfigError: Codes ``key_mismatch``, ``certificate_invalid``.
+    """
     forms = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-    if key.public_key().public_bytes(*forms) == certificate.public_key().public_bytes(*forms):
-        return
-    raise ConfigError(
-        "key_mismatch",
-        f"this private key is not that of the certificate in {certificate_file}",
-        where=str(key_file),
-        remedy="use the two files that `rapini ca issue` wrote together, the node's own certificate first",
-    )
+    try:
+        is_pair = key.public_key().public_bytes(*forms) == certificate.public_key().public_bytes(*forms)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        detail = "the key in this certificate is of a kind that cannot be used"
+        raise ConfigError("certificate_invalid", detail, where=str(certificate_file)) from error
+    if not is_pair:
+        raise ConfigError(
+            "key_mismatch",
+            f"this private key is not that of the certificate in {certificate_file}",
+            where=str(key_file),
+            remedy="use the two files that `rapini ca` wrote together, the node's own certificate first",
+        )
 
 
 def _check_validity(certificate: x509.Certificate, now: datetime, path: Path) -> None:
@@ -264,5 +277,5 @@ def _load_anchors(path: Path, now: datetime) -> list[x509.Certificate]:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, *MALFORMED):
         return False

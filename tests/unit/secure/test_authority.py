@@ -181,6 +181,9 @@ def test_opening_what_is_no_authority(tmp_path: Path) -> None:
     bare = throwaway.issue("n", uris=[], hosts=())
     assert _code(lambda: Authority.open(place(bare, tmp_path / "bare"))) == "not_an_authority"
 
+    odd = throwaway.issue("n", uris=["rapini-authority://a/b"])
+    assert _code(lambda: Authority.open(place(odd, tmp_path / "odd"))) == "not_an_authority"
+
     Authority.create(tmp_path / "1", "lab")
     Authority.create(tmp_path / "2", "lab")
     (tmp_path / "1" / "ca.key").replace(tmp_path / "2" / "ca.key")

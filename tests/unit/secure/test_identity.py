@@ -78,6 +78,17 @@ def test_an_altered_certificate_is_read_or_refused_but_never_breaks_the_reader(
     assert codes <= {"certificate_invalid", "no_identity"}
 
 
+def test_a_certificate_of_an_unknown_version_is_refused(world: World) -> None:
+    """Found by the test above: this one is no ValueError in `cryptography`."""
+    version_3, version_4 = b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x03"
+    der = _der_of_manager(world)
+    assert version_3 in der
+    for call in (parse_identity_untrusted, validity_untrusted):
+        with pytest.raises(DecodeError) as caught:
+            call(der.replace(version_3, version_4, 1))
+        assert caught.value.code == "certificate_invalid"
+
+
 _cache: list[bytes] = []
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,9 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rapini.errors import ConfigError
-from rapini.secure.authority import IssuedFiles
+from rapini.secure.authority import Authority, IssuedFiles
 from rapini.secure.contexts import Contexts, build_contexts
 from rapini.secure.material import TlsMaterial
 from rapini.testing.authority import ThrowawayAuthority
@@ -182,10 +186,70 @@ def test_files_that_are_replaced_while_we_read(authority: ThrowawayAuthority, mo
     assert _refused(files).code == "file_not_found"
 
 
-def _self_signed(files: IssuedFiles, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> None:
+@given(
+    part=st.sampled_from(["certificate_path", "key_path", "trust_path"]),
+    place=st.integers(0, 10_000),
+    bit=st.integers(0, 7),
+)
+def test_an_altered_file_loads_or_is_a_config_error_and_nothing_else(part: str, place: int, bit: int) -> None:
+    """One bit of what the PEM armour holds; the authority opens the same files."""
+    with tempfile.TemporaryDirectory() as folder:
+        Authority.create(folder, "lab")
+        files = Authority.open(folder).issue("n")
+        path: Path = getattr(files, part)
+        label, der = _unarmoured(path)
+        der[place % len(der)] ^= 1 << bit
+        path.write_text(f"-----BEGIN {label}-----\n{base64.encodebytes(der).decode()}-----END {label}-----\n")
+        calls: list[Callable[[], object]] = [lambda: load(files), lambda: Authority.open(folder)]
+        for call in calls:
+            try:
+                call()
+            except ConfigError as error:
+                assert error.where, error  # noqa: PT017 - it may also load
+
+
+def test_an_authority_with_another_kind_of_key(authority: ThrowawayAuthority, tmp_path: Path) -> None:
+    files = authority.issue("n")
+    _self_signed(files, rsa.generate_private_key(65537, 2048), uri="rapini-authority://lab")
+    (tmp_path / "ca").mkdir()
+    files.certificate_path.rename(tmp_path / "ca" / "ca.crt")
+    files.key_path.rename(tmp_path / "ca" / "ca.key")
+    with pytest.raises(ConfigError) as caught:
+        Authority.open(tmp_path / "ca")
+    assert caught.value.code == "not_an_authority"
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "code"),
+    [
+        ("a003020102", "a003020103", "not_pem"),  # version 4 of X.509
+        ("06072a8648ce3d0201", "06072a8648ce3d020f", "certificate_invalid"),  # a kind of key that nobody knows
+    ],
+)
+def test_a_certificate_of_a_kind_that_nobody_knows(
+    authority: ThrowawayAuthority, right: str, wrong: str, code: str
+) -> None:
+    """Both were found by the test above; `cryptography` raises neither as a ValueError."""
+    files = authority.issue("n")
+    label, der = _unarmoured(files.certificate_path)
+    assert bytes.fromhex(right) in der
+    body = base64.encodebytes(der.replace(bytes.fromhex(right), bytes.fromhex(wrong), 1)).decode()
+    files.certificate_path.write_text(f"-----BEGIN {label}-----\n{body}-----END {label}-----\n")
+    error = _refused(files)
+    assert (error.code, error.where) == (code, str(files.certificate_path))
+
+
+def _unarmoured(path: Path) -> tuple[str, bytearray]:
+    first, *body, _ = path.read_text().splitlines()
+    return first.strip("-").removeprefix("BEGIN "), bytearray(base64.b64decode("".join(body)))
+
+
+def _self_signed(
+    files: IssuedFiles, key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey, uri: str = "rapini://test/n"
+) -> None:
     """Put a certificate with an identity, but without BasicConstraints, in place of the issued one."""
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "n")])
-    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier("rapini://test/n")])
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)])
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
     builder = builder.serial_number(x509.random_serial_number()).add_extension(names, critical=False)
     builder = builder.not_valid_before(NOW_UTC - DAY).not_valid_after(NOW_UTC + DAY)
