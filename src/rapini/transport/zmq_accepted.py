@@ -44,6 +44,7 @@ class ZmqAccepted(Connection):
         "fd",
         "flushed",
         "inode",
+        "is_ambiguous",
         "left_at",
         "listener",
         "park_s",
@@ -61,6 +62,7 @@ class ZmqAccepted(Connection):
         self.duplicate: sockets.socket | None = None
         self.inode: int | None = None
         self.routing_id: bytes | None = None
+        self.is_ambiguous = False
         self.reported = False
         self.cause: str | None = None  # why it is over for the owner; its messages are dropped from then on
         self.left_at: float | None = None  # when DISCONNECTED was read
@@ -94,10 +96,10 @@ class ZmqAccepted(Connection):
             self.listener.retime()
 
     def take_duplicate(self) -> None:
-        """Duplicate the descriptor; to be believed only after `ZmqListener.confirm`."""
+        """Duplicate the descriptor; to be believed only once the monitor was read to its end."""
+        self.inode = socket_inode(self.fd)
         try:
             self.duplicate = sockets.socket(fileno=os.dup(self.fd))
-            self.inode = socket_inode(self.duplicate.fileno())
         except OSError:
             self.duplicate = None  # closed already (DISCONNECTED will come), or we are out of descriptors
 

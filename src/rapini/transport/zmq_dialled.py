@@ -51,8 +51,6 @@ _EVENTS: Final = (
     zmq.EVENT_CONNECTED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_CLOSED
 )
@@ -90,10 +88,10 @@ class ZmqDialled(Connection):
         "_dealer_fd",
         "_fd",
         "_inode",
+        "_is_broken_off",
         "_is_parked",
         "_left_at",
         "_monitor",
-        "_protocol_error",
         "_started_at",
         "_state",
         "_transport",
@@ -111,7 +109,7 @@ class ZmqDialled(Connection):
         self._left_at = 0.0
         self._close_at: float | None = None
         self._is_parked = False
-        self._protocol_error = False
+        self._is_broken_off = False
         self._started_at = transport.clock()
         timeout_s = transport.options.connect_timeout_s
         self._deadline: float | None = self._started_at + timeout_s + HANDSHAKE_IVL_MS / 1000 + 0.5
@@ -200,8 +198,8 @@ class ZmqDialled(Connection):
                     self._on_connected(value, out)
                 case zmq.EVENT_HANDSHAKE_SUCCEEDED if self._state is State.GREETING:
                     self._on_ready(out)
-                case zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                    self._protocol_error = True
+                case zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+                    self._is_broken_off = True
                 case zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED:
                     self._on_disconnected(now, out)
                 case _:
@@ -238,8 +236,9 @@ class ZmqDialled(Connection):
         """The attempt came to nothing: find out why, as far as that is known."""
         took_s = now - self._started_at
         if self._state is State.GREETING:
+            # libzmq says HANDSHAKE_FAILED_NO_DETAIL when the connection broke, and when its own deadline passed.
             is_over = self._deadline is not None and now >= self._deadline - 0.6
-            if self._protocol_error or is_over:
+            if is_over or not self._is_broken_off:
                 code, detail = "not_zmq", f"what answers on {self.address} does not speak 0MQ to us"
             else:
                 code, detail = "closed", f"{self.address} closed the connection before it was ready"
@@ -252,9 +251,8 @@ class ZmqDialled(Connection):
 
     def _is_flushed(self, now: float) -> bool:
         """Whether its last messages are with us for certain (see `zmq_context`)."""
-        waited_s = now - self._left_at
-        if waited_s < SETTLE_MAX_S and (is_inode_of(self._fd, self._inode) or self._inode is None):
-            return self._inode is None and waited_s >= SETTLE_S * 2
+        if is_inode_of(self._fd, self._inode) and now - self._left_at < SETTLE_MAX_S:
+            return False
         self._poll()
         return True
 

@@ -14,8 +14,8 @@ DISCONNECTED of that number.
 accepted on that number which has no id yet. There may be two such when a number was used again: the older one already
 disconnected, its last messages perhaps unread. HANDSHAKE_SUCCEEDED events (which name no descriptor, but come in order)
 rule out a connection that cannot have spoken. If two remain, nothing tells them apart; then the message is dropped and
-the younger connection is shut down (`ambiguous`), whose dialler comes back a moment later under other numbers. To guess
-could give a peer's first bytes to another's channel.
+the younger connection is shut down (`ambiguous`); its dialler comes back a moment later. To guess could give a peer's
+first bytes to another's channel.
 
 *End.* At DISCONNECTED hundreds of its messages may be unread, or not even handed over. First its descriptor must be
 closed (see `zmq_context`), then the ROUTER must have been read to its end once, or, if others keep it full, as far as
@@ -197,7 +197,6 @@ class ZmqListener:
         self._parked.pop(connection, None)
         if not connection.reported:
             connection.drop_duplicate()  # it may be of the number's next owner
-            connection.inode = None
         if connection.routing_id is None and connection.accepted_successes == self._successes:
             # Nobody completed 0MQ's handshake while it was here, so it sent no message.
             of_fd.remove(connection)
@@ -275,30 +274,34 @@ class ZmqListener:
             fd = int(frame.get(zmq.SRCFD))
         except zmq.ZMQError:
             return None
-        candidates = [c for c in self._by_fd.get(fd, ()) if c.routing_id is None]
-        if len(candidates) != 1:
-            # Its ACCEPTED, and the success of its handshake, were posted before the message: they can be read by now.
-            while not self._read_monitor(now, out):
-                pass
-            candidates = [c for c in self._by_fd.get(fd, ()) if c.routing_id is None]
+        # What was posted before the message can be read by now: its ACCEPTED, the success of its handshake, and the end
+        # of whoever had the number before. Without looking, that one would be the only candidate.
+        while not self._read_monitor(now, out):
+            pass
+        candidates = self._unidentified(fd)
         if len(candidates) > 1 and candidates[-1].accepted_successes == self._successes:
             candidates.pop()
-        if not candidates:
+        if len(candidates) > 1:
+            for candidate in candidates:
+                candidate.is_ambiguous = True  # until they are over: the next new id is one's of them too, but whose?
+                self.refuse(candidate, "ambiguous")
+        if len(candidates) != 1 or candidates[0].is_ambiguous:
             return None
-        connection = candidates[-1]
+        connection = candidates[0]
         connection.routing_id = routing_id
         self._by_id[routing_id] = connection
         if connection.cause is not None:
             return connection
-        if len(candidates) > 1:
-            self.refuse(connection, "ambiguous")
-        elif not self._is_automatic(routing_id):
+        if not self._is_automatic(routing_id):
             self.refuse(connection, "bad_routing_id")
         elif connection.left_at is None:
             self.gate.spoke(connection)
             if connection.parked_until is not None:
                 self._park(connection, 0.0)
         return connection
+
+    def _unidentified(self, fd: int) -> list[ZmqAccepted]:
+        return [c for c in self._by_fd.get(fd, ()) if c.routing_id is None]
 
     def _is_automatic(self, routing_id: bytes) -> bool:
         """Whether libzmq can have given this id by now."""
@@ -326,12 +329,12 @@ class ZmqListener:
         for connection in self._leaving:
             if connection.flushed or connection.left_at is None:
                 continue
-            waited_s = now - connection.left_at
-            if connection.inode is None:
-                is_closed = waited_s >= SETTLE_S * 2  # nothing to compare with; libzmq needs microseconds
-            else:
-                is_closed = not is_inode_of(connection.fd, connection.inode)
-            if is_closed or waited_s > SETTLE_MAX_S:
+            # Another connection on its number proves that it was closed, as does another socket there, or none.
+            of_fd = self._by_fd.get(connection.fd)
+            is_closed = (of_fd is not None and of_fd[-1] is not connection) or not is_inode_of(
+                connection.fd, connection.inode
+            )
+            if is_closed or now - connection.left_at > SETTLE_MAX_S:
                 connection.flushed = is_new = True
                 of_all = sum(map(len, self._by_fd.values())) + 1
                 connection.settle_reads = self._reads + (RECEIVE_LIMIT_MESSAGES + 2) * of_all

@@ -5,6 +5,7 @@ Where it sits: used by the tests of this folder and by tests/security; bounded w
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import time
@@ -154,12 +155,12 @@ def joined(
 ) -> tuple[Connection, Connection]:
     """A connection both ends of which have spoken: (the server's end, the client's)."""
     endpoint = endpoint or server.listen()
-    before = len(server.of(Accepted))
     dialled = client.dial(endpoint)
-    run([server, client], lambda: client.of(Connected, dialled) and len(server.of(Accepted)) > before)
-    accepted = server.accepted(before)
-    assert dialled.send(b"?" * 64) is SendResult.SENT
-    run([server, client], lambda: server.data[accepted])
+    run([server, client], lambda: client.of(Connected, dialled))
+    token = os.urandom(64)
+    assert dialled.send(token) is SendResult.SENT
+    run([server, client], lambda: any(token in b"".join(pieces) for pieces in server.data.values()))
+    accepted = next(connection for connection, pieces in server.data.items() if token in b"".join(pieces))
     accepted.authenticated = authenticated
     assert accepted.send(b"!" * 64) is SendResult.SENT
     run([server, client], lambda: client.data[dialled])
