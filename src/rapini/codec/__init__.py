@@ -7,6 +7,7 @@ from rapini.codec.batch import (
     EncodedRun,
     EncodeFailure,
     join_runs,
+    split_into_batches,
 )
 
-__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs"]
+__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs", "split_into_batches"]

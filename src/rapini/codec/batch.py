@@ -14,7 +14,7 @@ A `Codec` holds msgspec's encoder and decoders; it is not thread-safe (its owner
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -22,14 +22,21 @@ import msgspec
 
 from rapini import limits
 from rapini.errors import DecodeError, EventError
-from rapini.events import Event, UnknownEvent, event_type
+from rapini.events import Event, UnknownEvent, event_type, is_topic, is_type_name
 
-__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs"]
+__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs", "split_into_batches"]
 
 _T = TypeVar("_T")
 
 _SMALL_ARRAY: Final = 15
 _ARRAY16: Final = struct.Struct(">BH")
+_MAX_RUNS: Final = 65_535
+_MAX_DATA_BYTES: Final = limits.MAX_FRAME_BYTES // 2
+
+# What msgspec may raise for somebody's bytes: the last three come from values that Python itself refuses, such as a set
+# of dicts, or from nesting without end.
+_DECODE_ERRORS: Final = (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError)
+_ENCODE_ERRORS: Final = _DECODE_ERRORS
 
 
 class _WireRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -65,6 +72,8 @@ class BadEvent:
 
     index: int
     """Its place in the run, from 0."""
+    count: int = 1
+    """How many events it stands for: more than one where a whole run cannot be told apart."""
     path: str
     """The field, as in ``$[2]`` (positions, since fields have no names on the wire); ``$`` for the whole event."""
     detail: str
@@ -79,8 +88,19 @@ class DecodedRun(msgspec.Struct, frozen=True, kw_only=True):
     bad: Sequence[BadEvent] = ()
 
 
+def split_into_batches(runs: Sequence[EncodedRun]) -> Iterator[Sequence[EncodedRun]]:
+    """Part runs, in order, into groups that each fit one batch; nearly always there is one group."""
+    first = size = 0
+    for at, run in enumerate(runs):
+        size += len(run.data)
+        if at > first and (size > _MAX_DATA_BYTES or at - first == _MAX_RUNS):
+            yield runs[first:at]
+            first, size = at, len(run.data)
+    yield runs[first:] if first else runs
+
+
 def join_runs(runs: Sequence[EncodedRun]) -> bytes:
-    """Make a batch of up to 65,535 runs."""
+    """Make a batch of up to 65,535 runs; see `split_into_batches`."""
     count = len(runs)
     head = bytes((0x90 | count,)) if count <= _SMALL_ARRAY else _ARRAY16.pack(0xDC, count)
     return head + b"".join([run.data for run in runs])
@@ -113,14 +133,14 @@ class Codec:
             if kind is UnknownEvent:
                 return self._encode_unknown(topic, events), []
             data = self._encoder.encode(events)
-        except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as exc:
+        except _ENCODE_ERRORS as exc:
             if len(events) == 1:
                 return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=str(exc))]
             return self._halves(topic, events)
-        if len(data) > limits.MAX_FRAME_BYTES // 2:
+        if len(data) > _MAX_DATA_BYTES:
             if len(events) > 1:
                 return self._halves(topic, events)
-            detail = f"{len(data)} bytes encoded; at most {limits.MAX_FRAME_BYTES // 2} can be sent"
+            detail = f"{len(data)} bytes encoded; at most {_MAX_DATA_BYTES} can be sent"
             return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=detail)]
         return [self._wrap(kind.__rapini_name__, topic, len(events), data)], []
 
@@ -132,12 +152,17 @@ class Codec:
     def _wrap(self, name: str, topic: str, count: int, data: bytes) -> EncodedRun:
         return EncodedRun(topic=topic, count=count, data=self._encoder.encode((name, topic, count, data)))
 
-    def _encode_unknown(self, topic: str, events: Iterable[Event]) -> list[EncodedRun]:
-        return [
-            self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded)
-            for event in events
-            if isinstance(event, UnknownEvent)
-        ]
+    def _encode_unknown(self, topic: str, events: Sequence[Event]) -> list[EncodedRun]:
+        return [self._wrap_unknown(topic, event) for event in events if isinstance(event, UnknownEvent)]
+
+    def _wrap_unknown(self, topic: str, event: UnknownEvent) -> EncodedRun:
+        """Raises what the encoder would for an event that is not as one that arrived."""
+        if not is_type_name(event.type_name):
+            raise ValueError(f"{event.type_name!r:.80} cannot name a type")
+        if len(event.encoded) > _MAX_DATA_BYTES:
+            raise ValueError(f"{len(event.encoded)} bytes encoded; at most {_MAX_DATA_BYTES} can be sent")
+        self._raws.decode(event.encoded)
+        return self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded)
 
     def check(self, event: Event) -> None:
         """Check every field against its declared type (development mode).
@@ -158,7 +183,7 @@ class Codec:
                 path=path,
                 remedy="give the field a value of its declared type",
             ) from None
-        except (TypeError, ValueError, OverflowError) as exc:
+        except _ENCODE_ERRORS as exc:
             raise EventError("not_encodable", f"{kind.__name__}: {exc}", path="$") from None
 
     # -- from bytes ----------------------------------------------------------------------------------------------
@@ -174,20 +199,26 @@ class Codec:
         """
         try:
             runs = self._runs.decode(data)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-            raise DecodeError("not_a_batch", f"not a batch of events: {exc}") from None
+        except _DECODE_ERRORS as exc:
+            raise DecodeError("not_a_batch", f"not a batch of events: {_bounded(str(exc))}") from None
         return [self._decode_run(run) for run in runs]
 
     def _decode_run(self, run: _WireRun) -> DecodedRun:
+        if not is_topic(run.topic) or not is_type_name(run.name):
+            return self._bad_run(
+                msgspec.structs.replace(run, name="", topic=""), "a name or a topic that cannot be one"
+            )
         kind = event_type(run.name)
         if kind is None or kind is UnknownEvent:
             return self._decode_singly(run, None)
         decoder = self._lists.get(kind)
-        if decoder is None:
-            decoder = self._lists[kind] = _decoder(list[kind], kind)  # type: ignore[valid-type]
         try:
+            if decoder is None:
+                decoder = self._lists[kind] = _decoder(list[kind], kind)  # type: ignore[valid-type]
             events = decoder.decode(run.events)
-        except (msgspec.MsgspecError, ValueError, RecursionError):
+        except EventError as exc:  # our own class is at fault; the sender's events are dropped all the same
+            return self._bad_run(run, str(exc))
+        except _DECODE_ERRORS:
             return self._decode_singly(run, kind)
         if len(events) != run.count:
             return self._bad_run(run, f"{len(events)} events where {run.count} were announced")
@@ -196,7 +227,7 @@ class Codec:
     def _decode_singly(self, run: _WireRun, kind: type[Event] | None) -> DecodedRun:
         try:
             raws = self._raws.decode(run.events)
-        except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+        except _DECODE_ERRORS as exc:
             return self._bad_run(run, str(exc))
         if len(raws) != run.count:
             return self._bad_run(run, f"{len(raws)} events where {run.count} were announced")
@@ -205,7 +236,7 @@ class Codec:
         for index, raw in enumerate(raws):
             try:
                 events.append(self._decode_single(run.name, kind, raw))
-            except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
+            except _DECODE_ERRORS as exc:
                 detail, path = _split_path(str(exc))
                 bad.append(BadEvent(index=index, path=path, detail=detail))
         return DecodedRun(name=run.name, topic=run.topic, events=events, bad=bad)
@@ -228,7 +259,7 @@ class Codec:
     def _bad_run(run: _WireRun, detail: str) -> DecodedRun:
         # The announced count is the peer's word: bounded by the run's size, since an event takes at least a byte.
         count = max(1, min(run.count, len(run.events)))
-        bad = [BadEvent(index=index, path="$", detail=detail) for index in range(count)]
+        bad = (BadEvent(index=0, count=count, path="$", detail=_bounded(detail)),)
         return DecodedRun(name=run.name, topic=run.topic, events=(), bad=bad)
 
 
@@ -246,7 +277,12 @@ def _decoder(kind: type[_T], event_class: type[Event]) -> msgspec.msgpack.Decode
 def _split_path(text: str) -> tuple[str, str]:
     """Part msgspec's "Expected `int`, got `str` - at `$[2]`" into what and where."""
     detail, _, path = text.rpartition(" - at `")
-    return (detail, path.rstrip("`")) if detail else (text, "$")
+    return (_bounded(detail), _bounded(path.rstrip("`"))) if detail else (_bounded(text), "$")
+
+
+def _bounded(text: str) -> str:
+    """What msgspec says quotes the peer's values, escaped but of any length."""
+    return text[: limits.MAX_DETAIL_CHARS]
 
 
 def _field_name(kind: type[Event], path: str) -> str:

@@ -3,7 +3,16 @@
 A leaf: nothing here knows how an event is encoded (`rapini.codec`) or sent (`rapini.node`).
 """
 
-from rapini.events.event import Event, RawEvent, UnknownEvent, check_topic, event_type, event_types
+from rapini.events.event import (
+    Event,
+    RawEvent,
+    UnknownEvent,
+    check_topic,
+    event_type,
+    event_types,
+    is_topic,
+    is_type_name,
+)
 from rapini.events.types import Address, Interval, IPAddress, IPNetwork, Network, Port, Record, Time
 
 __all__ = [
@@ -21,4 +30,6 @@ __all__ = [
     "check_topic",
     "event_type",
     "event_types",
+    "is_topic",
+    "is_type_name",
 ]

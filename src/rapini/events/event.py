@@ -10,16 +10,49 @@ it. Names live in one registry a process, so that a decoder knows which class to
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 
 from rapini import limits
-from rapini.errors import EventError
+from rapini.errors import DecodeError, EventError
 
-__all__ = ["Event", "RawEvent", "UnknownEvent", "check_topic", "event_type", "event_types"]
+__all__ = [
+    "Event",
+    "RawEvent",
+    "UnknownEvent",
+    "check_topic",
+    "event_type",
+    "event_types",
+    "is_topic",
+    "is_type_name",
+]
+
+_FIXED: Final = {"frozen": True, "array_like": True, "gc": False}
+_FORBIDDEN: Final = {
+    "tag": "it would stand in the place of the first field",
+    "tag_field": "it would stand in the place of the first field",
+    "forbid_unknown_fields": "newer peers append fields",
+    "kw_only": "it changes the order of inherited fields",
+}
 
 _registry: dict[str, type[Event]] = {}
+
+
+def is_topic(text: str) -> bool:
+    """Whether a text can be a topic: 1 to `limits.MAX_TOPIC_BYTES` bytes of printable characters."""
+    # The first comparison spares nearly everybody the encoding; it holds because a character takes 4 bytes at most.
+    size = len(text)
+    return (
+        0 < size <= limits.MAX_TOPIC_BYTES
+        and text.isprintable()
+        and (size * 4 <= limits.MAX_TOPIC_BYTES or len(text.encode()) <= limits.MAX_TOPIC_BYTES)
+    )
+
+
+def is_type_name(text: object) -> bool:
+    """Whether this can be the name of an event type: the rule is that of topics."""
+    return isinstance(text, str) and is_topic(text)
 
 
 def check_topic(topic: str) -> str:
@@ -28,11 +61,7 @@ def check_topic(topic: str) -> str:
     Raises:
         EventError: `bad_topic`: it is empty, too long (`limits.MAX_TOPIC_BYTES`) or holds a control character.
     """
-    if (
-        not topic
-        or len(topic.encode("utf-8", "surrogatepass")) > limits.MAX_TOPIC_BYTES
-        or not topic.isprintable()
-    ):
+    if not is_topic(topic):
         raise EventError(
             "bad_topic",
             f"{topic[:40]!r} cannot be a topic",
@@ -55,10 +84,19 @@ class _EventMeta(msgspec.StructMeta):
         **config: Any,
     ) -> type:
         namespace.setdefault("__annotations__", {})
-        for option, value in (("frozen", True), ("array_like", True), ("gc", False)):
+        for option, value in _FIXED.items():
             if config.setdefault(option, value) is not value:
                 raise EventError("bad_definition", f"event type {class_name}: {option} is always {value}")
-        cls = super().__new__(mcls, class_name, bases, namespace, **config)
+        for option in _FORBIDDEN.keys() & config.keys():
+            if config[option]:
+                raise EventError("bad_definition", f"event type {class_name}: no {option}, {_FORBIDDEN[option]}")
+        if name is not None and not is_type_name(name):
+            detail = f"event type {class_name}: {name!r:.80} cannot be its name"
+            raise EventError("bad_definition", detail, remedy="use 1 to 255 bytes of printable text")
+        try:
+            cls = super().__new__(mcls, class_name, bases, namespace, **config)
+        except TypeError as exc:
+            raise EventError("bad_definition", f"event type {class_name}: {exc}") from None
         cls.__rapini_name__ = name or class_name  # type: ignore[attr-defined]
         cls.__rapini_topic__ = check_topic(topic) if topic is not None else ""  # type: ignore[attr-defined]
         if bases and bases[0] is not msgspec.Struct:
@@ -98,9 +136,7 @@ class Event(msgspec.Struct, metaclass=_EventMeta):
 
     if TYPE_CHECKING:
 
-        def __init_subclass__(
-            cls, *, topic: str | None = None, name: str | None = None, **config: Any
-        ) -> None: ...
+        def __init_subclass__(cls, *, topic: str | None = None, name: str | None = None, **config: Any) -> None: ...
 
 
 class RawEvent(Event, name="rapini.RawEvent"):
@@ -120,8 +156,15 @@ class UnknownEvent(Event, name="rapini.UnknownEvent"):
 
     @property
     def fields(self) -> list[object]:
-        """The field values in order, decoded without types."""
-        decoded: list[object] = msgspec.msgpack.decode(self.encoded)
+        """The field values in order, decoded without types.
+
+        Raises:
+            DecodeError: `bad_fields`, if they are not MessagePack after all.
+        """
+        try:
+            decoded: list[object] = msgspec.msgpack.decode(self.encoded, type=list)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+            raise DecodeError("bad_fields", f"not the fields of an event: {exc}"[: limits.MAX_DETAIL_CHARS]) from None
         return decoded
 
 

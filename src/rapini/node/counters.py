@@ -6,10 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 __all__ = ["Counters", "CountersSnapshot"]
 
 _log = logging.getLogger("rapini.node")
+
+MAX_BAD_EVENT_PLACES: Final = 1000
+"""Places (peer, type, field) of bad events that are counted apart and reported; more are counted together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,9 @@ class Counters:
         """Count events that did not fit their type, and say so once for each place."""
         key = f"{peer} {type_name} {path}"
         if key not in self.bad_events:
+            if len(self.bad_events) >= MAX_BAD_EVENT_PLACES:  # names of types are the peers' to invent
+                self.bad_events["(others)"] += count
+                return
             _log.warning("bad event from %s: %s at %s: %s", peer, type_name or "batch", path, detail)
         self.bad_events[key] += count
 

@@ -70,7 +70,9 @@ class Inbox:
         self._codec = Codec()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._origins: dict[tuple[str, str, int], Origin] = {}
-        self._statuses_waiting = 0
+        # Two counters with one writer each: the putting side has the node's lock, the consumer has none.
+        self._statuses_put = 0
+        self._statuses_got = 0
         self._ended = False
 
     def put(self, batch: ReceivedBatch) -> None:
@@ -81,10 +83,10 @@ class Inbox:
 
     def put_status(self, status: PeerStatus) -> None:
         """Add a status report, unless far too many wait unread."""
-        if self._statuses_waiting >= MAX_WAITING_STATUSES:
+        if self._statuses_put - self._statuses_got >= MAX_WAITING_STATUSES:
             self._counters.statuses_dropped += 1
             return
-        self._statuses_waiting += 1
+        self._statuses_put += 1
         self._queue.put(status)
         if self.on_put is not None:
             self.on_put()
@@ -112,7 +114,7 @@ class Inbox:
             self._ended = True
             return None
         if isinstance(item, PeerStatus):
-            self._statuses_waiting -= 1
+            self._statuses_got += 1
             return item
         item.taken(item)
         return self._decode(item)
@@ -134,11 +136,17 @@ class Inbox:
             counters.bad_event(batch.peer, "", "$", str(exc), batch.count)
             return []
         taken: list[EventRun] = []
+        found = 0
         for run in runs:
+            found += len(run.events)
             for bad in run.bad:
-                counters.bad_event(batch.peer, run.name, bad.path, bad.detail, 1)
+                found += bad.count
+                counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
             if run.topic.startswith(self.prefixes):
                 taken.append(EventRun(run.events, self._origin(batch.peer, run.topic, batch.epoch)))
+        if found < batch.count:
+            detail = f"{batch.count} events announced, {found} found"
+            counters.bad_event(batch.peer, "", "$", detail, batch.count - found)
         return taken
 
     def _origin(self, peer: str, topic: str, epoch: int) -> Origin:

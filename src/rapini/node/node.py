@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, overload
 
 import msgspec
 
+from rapini import limits
 from rapini.errors import (
     AuthenticationError,
     ConfigError,
@@ -22,7 +23,7 @@ from rapini.errors import (
     PeerTimeoutError,
     RejectedError,
 )
-from rapini.events import Event
+from rapini.events import Event, check_topic
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.core import Core
@@ -277,10 +278,14 @@ class Node:
             timeout_s: How long a peer may take to put it in force.
 
         Raises:
+            EventError: `bad_topic`: no topic begins like this.
+            LocalError: `no_prefix`, `closed` or `too_many_subscriptions`.
             PeerTimeoutError: `subscription_timeout`; the text names the peers.
         """
         if not prefixes:
             raise LocalError("no_prefix", "nothing to subscribe to", remedy="subscribe('conn/'), or '' for all")
+        for prefix in filter(None, prefixes):
+            check_topic(prefix)
         with self._lock:
             self._check_open()
             if callback is not None:
@@ -289,7 +294,10 @@ class Node:
                 inbox = dispatcher.inbox
             else:
                 inbox = self.inbox
-            inbox.prefixes = tuple(dict.fromkeys((*inbox.prefixes, *prefixes)))
+            wanted = tuple(dict.fromkeys((*inbox.prefixes, *prefixes)))
+            if len(wanted) > limits.MAX_SUBSCRIPTIONS // 2:  # two inboxes share what a peer accepts
+                raise LocalError("too_many_subscriptions", f"{len(wanted)} topic prefixes", remedy="use shorter ones")
+            inbox.prefixes = wanted
             self._subscriptions_changed(timeout_s)
 
     def unsubscribe(self, *prefixes: str, timeout_s: float = 5.0) -> None:
@@ -413,6 +421,8 @@ class Node:
     def _say_goodbye(self) -> None:
         now = time.monotonic()
         for record in list(self._core.peers.records.values()):
+            if record.session is not None and record.session.record is record:
+                record.session.acknowledge(now)  # else the peer must count what we took as lost
             record.link.leave("goodbye", "", now)
             self._core.service(record, now)
         deadline = deadline_after(_GOODBYE_S) or 0.0

@@ -150,7 +150,9 @@ class Peers:
             if refusal is not None:
                 record.link.abandon(refusal.code, refusal.detail)
                 return
-        self._greet(record, name, now)
+        # Who answers behind plain is not known before it says so; most likely the one who answered before.
+        expected = record.dial.peer if record.dial is not None else ""
+        self._greet(record, name or expected, now)
 
     def _greet(self, record: LinkRecord, name: str, now: float) -> None:
         session = self.sessions.get(name) or self._new_session(name)
@@ -339,7 +341,7 @@ class Peers:
     def pump(self, session: Session, now: float) -> None:
         """Send what the peer's credit allows."""
         record = session.record
-        if record is None or record.unsent:
+        if record is None or record.unsent or not record.is_up:  # closed: its end is among the outcomes that follow
             return
         for first_sequence, batch in session.outbox.sendable():
             record.link.send_events(first_sequence, batch.count, batch.data, now)

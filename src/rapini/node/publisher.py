@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
-from rapini.codec import Codec, EncodedRun, join_runs
+from rapini.codec import Codec, EncodedRun, join_runs, split_into_batches
 from rapini.errors import LocalError
 from rapini.events import Event, check_topic
 from rapini.node.counters import Counters
@@ -192,16 +192,17 @@ class Publisher:
         for run, receivers in encoded:
             for session in receivers:
                 wanted.setdefault(session, []).append(run)
-        made: dict[tuple[int, ...], Batch] = {}  # receivers of the same runs share one batch
+        made: dict[tuple[int, ...], list[Batch]] = {}  # receivers of the same runs share one batch (or few, if large)
         for session, runs in wanted.items():
             key = tuple(map(id, runs))
-            batch = made.get(key)
-            if batch is None:
-                batch = made[key] = _batch(runs)
-            if session.record is None:
-                session.outbox.drop(batch.topics, "peer_lost")
-            elif session.outbox.put(batch, may_exceed=self._blocks):
-                self._pump(session, now)
+            batches = made.get(key)
+            if batches is None:
+                batches = made[key] = [_batch(group) for group in split_into_batches(runs)]
+            for batch in batches:
+                if session.record is None:
+                    session.outbox.drop(batch.topics, "peer_lost")
+                elif session.outbox.put(batch, may_exceed=self._blocks):
+                    self._pump(session, now)
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
@@ -287,7 +288,7 @@ def _kind_and_topic(item: Event | _Addressed) -> tuple[type[Event], str]:
     return type(item), type(item).__rapini_topic__
 
 
-def _batch(runs: list[EncodedRun]) -> Batch:
+def _batch(runs: Sequence[EncodedRun]) -> Batch:
     topics: dict[str, int] = {}
     for run in runs:
         topics[run.topic] = topics.get(run.topic, 0) + run.count

@@ -185,10 +185,7 @@ class Link:
         if self.state is LinkState.HANDSHAKING:
             self._channel.transport_ended(now)
             self._drain_channel(now)
-        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.FAILED
-        if self.state is LinkState.LEAVING:
-            kind = CloseKind.CLOSED
-        self._close(kind, code, Side.THEIRS, detail)
+        self._close(self._how_it_ends(), code, Side.THEIRS, detail)
 
     def data_to_send(self) -> bytes:
         """Bytes for the connection; empty when there are none."""
@@ -224,7 +221,7 @@ class Link:
             return
         if now >= self._last_heard + self._timing.heartbeat_timeout_s:
             silent = now - self._last_heard
-            self._close(CloseKind.LOST, "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
+            self._close(self._how_it_ends(), "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
         elif now >= self._last_sent + self._timing.heartbeat_interval_s:
             self.ping(now)
 
@@ -265,12 +262,12 @@ class Link:
             self._send(Ready(), now)
 
     def refuse(self, code: str, detail: str, now: float, retry_after_s: float = 0.0) -> None:
-        """Refuse the peer with a typed reason, and close."""
+        """Refuse the peer with a typed reason, and close. One that was up is lost by that."""
         if self.is_closed:
             return
-        if self.state is not LinkState.HANDSHAKING:
-            self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS], int(retry_after_s * 1000)), now)
-        self._close(CloseKind.REJECTED, code, Side.OURS, detail)
+        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.REJECTED
+        self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS], int(retry_after_s * 1000)), now)
+        self._close(kind, code, Side.OURS, detail)
 
     def abandon(self, code: str, detail: str) -> None:
         """Close from our side without a word."""
@@ -278,8 +275,7 @@ class Link:
 
     def fail(self, code: str, side: Side, detail: str) -> None:
         """The layer below found the peer at fault (the envelope): close without a word."""
-        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.FAILED
-        self._close(kind, code, side, detail)
+        self._close(self._how_it_ends(), code, side, detail)
 
     def lose(self, code: str, detail: str) -> None:
         """Give the peer up: a probe went unanswered, or its successor is here."""
@@ -301,7 +297,8 @@ class Link:
 
     def send_events(self, first_sequence: int, count: int, batch: bytes, now: float) -> None:
         """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it."""
-        self._channel.send(pack_events_frame(first_sequence, count, batch))
+        if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
+            self._channel.send(pack_events_frame(first_sequence, count, batch))
         self._last_sent = now
 
     def acknowledge(self, received_events: int, now: float) -> None:
@@ -327,8 +324,7 @@ class Link:
                     self.identity = identity
                     self._outcomes.append(ChannelOpened(identity=identity, cipher=cipher, version=version))
                 case ChannelFailed(code=code, side=side, detail=detail):
-                    kind = CloseKind.LOST if self.state is LinkState.UP else CloseKind.FAILED
-                    self._close(kind, code, side, detail)
+                    self._close(self._how_it_ends(), code, side, detail)
                 case ChannelClosed():
                     self.transport_ended("closed", "the peer closed the channel", now)
 
@@ -348,11 +344,7 @@ class Link:
 
     def _break_off(self, code: str, detail: str, now: float) -> None:
         """The peer is at fault after authentication: it hears why, typed."""
-        if self.is_closed:
-            return
-        was_up = self.state in (LinkState.UP, LinkState.LEAVING)
-        self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS]), now)
-        self._close(CloseKind.LOST if was_up else CloseKind.REJECTED, code, Side.OURS, detail)
+        self.refuse(code, detail, now)
 
     def _move(self, event: Input) -> None:
         self.state = self._next(event)
@@ -419,6 +411,8 @@ class Link:
         if welcome.epoch <= self._local_greeting.known_epoch:
             raise _ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
         self._check_greeting(welcome.greeting)
+        # It has admitted us and may follow up with many subscriptions at once, before we have judged it.
+        self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
         self.offered_epoch = Epoch(welcome.epoch)
         self._outcomes.append(GreetingReceived(greeting=welcome.greeting, identity=self.identity))
 
@@ -465,6 +459,16 @@ class Link:
             return
         self._send(Goodbye("goodbye"), now)
         self._close(CloseKind.LEFT, _clean(code), Side.THEIRS, _clean(detail))
+
+    def _how_it_ends(self) -> CloseKind:
+        """What the end of the connection means now."""
+        match self.state:
+            case LinkState.UP:
+                return CloseKind.LOST
+            case LinkState.LEAVING:
+                return CloseKind.CLOSED
+            case _:
+                return CloseKind.FAILED
 
     def _send(self, body: Body, now: float) -> None:
         if not self._channel.is_established:

@@ -52,10 +52,14 @@ _HEAD: Final = struct.Struct(">IB")
 _EVENTS: Final = struct.Struct(">IBQI")
 _EVENTS_BODY: Final = struct.Struct(">QI")
 
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_NAME_BYTES)]
-_OptionalName = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES)]
+_NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
+_Name = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^{_NAME}\Z")]
+_OptionalName = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^({_NAME})?\Z")]
 _Incarnation = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_KnownIncarnation = Annotated[bytes, msgspec.Meta(max_length=16)]
+_MAX_COUNT: Final = 2**63 - 1
+_Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
 
@@ -90,7 +94,7 @@ class Greeting(Body, frozen=True, array_like=True, gc=False):
     """Fresh random bytes each time a node starts."""
     window_bytes: _Count
     """How many bytes of events may be under way to this node unacknowledged."""
-    known_incarnation: bytes
+    known_incarnation: _KnownIncarnation
     """The other node's incarnation that this node last had a session with, or empty."""
     known_epoch: _Count
     """The last epoch of that session; 0 when there is none."""
@@ -211,6 +215,8 @@ def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
     if len(body) < _EVENTS_BODY.size:
         raise DecodeError("bad_frame", "an EVENTS frame is too short for its header")
     first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    if first_sequence + count > _MAX_COUNT:  # what comes after it must fit an Ack
+        raise DecodeError("bad_frame", f"event number {first_sequence} is out of range")
     return EventsHeader(first_sequence, count), body[_EVENTS_BODY.size :]
 
 
@@ -223,7 +229,7 @@ def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:
     try:
         return _DECODERS[kind].decode(body)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
-        raise DecodeError("bad_frame", f"{kind.name}: {exc}") from None
+        raise DecodeError("bad_frame", f"{kind.name}: {exc}"[: limits.MAX_DETAIL_CHARS]) from None
 
 
 class FrameReader:

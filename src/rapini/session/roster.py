@@ -172,9 +172,11 @@ class Roster:
             if claim.is_ours:
                 detail = f"{claim.name} is connected already"
                 return [Refuse(link=claim.link, code="duplicate_connection", detail=detail)]
-            return self._replace(peer, claim, "superseded", "the peer made a new connection")
+            contender = self._refuse_contender(peer)  # it made a new connection, so it is alive
+            return contender + self._replace(peer, claim, "superseded", "the peer made a new connection")
         if claim.is_ours == (self._name < claim.name):
-            return self._replace(peer, claim, "duplicate_connection", "the smaller name's channel stays")
+            contender = self._refuse_contender(peer)
+            return contender + self._replace(peer, claim, "duplicate_connection", "the smaller name's channel stays")
         return [Refuse(link=claim.link, code="duplicate_connection", detail="the smaller name's channel stays")]
 
     def _contend(self, peer: Peer, claim: Claim, now: float) -> list[Decision]:
@@ -183,9 +185,7 @@ class Roster:
             return [Refuse(link=claim.link, code="duplicate_name", detail=detail, retry_after_s=self._probe_timeout_s)]
         peer.contender = claim
         peer.probe_until = now + self._probe_timeout_s
-        if peer.link is None:
-            return []
-        return [Probe(link=peer.link)]
+        return [] if peer.link is None else [Probe(link=peer.link)]
 
     def _replace(self, peer: Peer, claim: Claim, code: str, detail: str) -> list[Decision]:
         old = peer.link
@@ -215,18 +215,20 @@ class Roster:
     def probe_answered(self, link: LinkId) -> list[Decision]:
         """The probed link gave a sign of life: the newcomer is a duplicate."""
         for peer in self.peers.values():
-            if peer.link == link and peer.contender is not None:
-                newcomer, peer.contender = peer.contender, None
-                detail = f"another live process holds the name {peer.name}"
-                return [
-                    Refuse(
-                        link=newcomer.link,
-                        code="duplicate_name",
-                        detail=detail,
-                        retry_after_s=self._duplicate_retry_s,
-                    )
-                ]
+            if peer.link == link:
+                return self._refuse_contender(peer)
         return []
+
+    def _refuse_contender(self, peer: Peer) -> list[Decision]:
+        """Who was before has shown life: whoever waited for its end is a duplicate."""
+        newcomer, peer.contender = peer.contender, None
+        if newcomer is None:
+            return []
+        detail = f"another live process holds the name {peer.name}"
+        refusal = Refuse(
+            link=newcomer.link, code="duplicate_name", detail=detail, retry_after_s=self._duplicate_retry_s
+        )
+        return [refusal]
 
     def link_closed(self, link: LinkId) -> list[Decision]:
         """A link ended, admitted or not; a newcomer that waited for it takes over."""
