@@ -214,7 +214,7 @@ class Peers:
                     if record.is_up:
                         record.link.lose(code, detail)
                     else:
-                        record.link.abandon(code, detail)
+                        record.link.refuse(code, detail, now)
                 case Probe():
                     record.probe_token = record.link.ping(now)
             self._service(record, now)
