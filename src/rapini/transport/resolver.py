@@ -52,7 +52,7 @@ def numeric_address(host: str, port: int) -> Address | None:
         found = sockets.getaddrinfo(
             host, port, type=sockets.SOCK_STREAM, flags=sockets.AI_NUMERICHOST | sockets.AI_NUMERICSERV
         )
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what is no name either; the look-up says so
         return None
     return found[0][4]
 

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from rapini.transport.base import (
     Accepted,
-    ConnectFailed,
     Connected,
+    ConnectFailed,
     Connection,
     Disconnected,
     Options,
@@ -45,7 +45,7 @@ class Driver:
         self.selector.register(self._wakee, selectors.EVENT_READ, None)
         self.wakes = 0
         self.kind = kind
-        make = {"zmq": ZmqTransport, "tcp": TcpTransport}[kind]
+        make = ZmqTransport if kind == "zmq" else TcpTransport
         self.transport: Transport = make(self.selector, self.wake, options)
         self.outcomes: list[TransportOutcome] = []
         self.data: dict[Connection, list[bytes]] = defaultdict(list)
@@ -104,11 +104,7 @@ class Driver:
                 self._state[connection] = "over"
 
     def of(self, kind: type[T], connection: Connection | None = None) -> list[T]:
-        return [
-            o
-            for o in self.outcomes
-            if isinstance(o, kind) and (connection is None or o.connection is connection)  # type: ignore[attr-defined]
-        ]
+        return [o for o in self.outcomes if isinstance(o, kind) and (connection is None or o.connection is connection)]
 
     def accepted(self, number: int = -1) -> Connection:
         return self.of(Accepted)[number].connection
@@ -121,7 +117,7 @@ class Driver:
         return self.transport.dial(endpoint, (host or endpoint.host, endpoint.port))
 
 
-def run(drivers: list[Driver], until: Callable[[], object], timeout_s: float = 5.0) -> float:
+def run(drivers: list[Driver], until: Callable[..., object], timeout_s: float = 5.0) -> float:
     """Turn all drivers until something holds; returns how long it took, fails at the deadline."""
     start = time.monotonic()
     while not until():

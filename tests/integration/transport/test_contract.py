@@ -5,7 +5,6 @@ Where it sits: the executable form of `rapini.transport.base`. The driver checks
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import subprocess
@@ -13,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from rapini.errors import LocalError, TransportError
-from rapini.transport.base import Accepted, ConnectFailed, Connected, Disconnected, Options, SendResult, Writable
-from rapini.transport.endpoint import Endpoint
 
+from rapini.errors import LocalError, TransportError
+from rapini.transport.base import Accepted, Connected, ConnectFailed, Disconnected, Options, SendResult, Writable
+from rapini.transport.endpoint import Endpoint
 from tests.integration.transport import zmtp
 from tests.integration.transport.driver import Driver, drivers, joined, run, run_for
 
@@ -209,14 +209,14 @@ def test_listening_twice_and_elsewhere_has_its_codes(pair: list[Driver]) -> None
 
 
 def test_a_message_too_large_is_the_callers_mistake(pair: list[Driver]) -> None:
-    accepted, _ = joined(*pair)
+    accepted, _ = joined(pair[0], pair[1])
     with pytest.raises(LocalError) as error:
         accepted.send(bytes(Options().max_message_bytes + 1))
     assert error.value.code == "too_large"
 
 
 def _fds_and_threads() -> tuple[int, int]:
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+    return len(list(Path("/proc/self/fd").iterdir())), len(list(Path("/proc/self/task").iterdir()))
 
 
 def test_two_hundred_reconnects_leave_nothing_behind(pair: list[Driver]) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from rapini import limits
 from rapini.transport.base import Accepted, ConnectFailed, Connection, Disconnected, Options, Received, SendResult
 from rapini.transport.endpoint import Endpoint
-
 from tests.integration.transport import zmtp
 from tests.integration.transport.driver import Driver, drivers, joined, run, run_for
 
@@ -58,7 +58,7 @@ def _still_serves(server: Driver, endpoint: Endpoint) -> float:
     raise AssertionError("no honest peer got through")
 
 
-# --- rule 1: routing ids ------------------------------------------------------------------------------------------------
+# --- rule 1: routing ids --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,11 +77,11 @@ def test_a_connection_that_chose_its_routing_id_is_shut_down(server: Driver, cho
 
 
 def test_no_routing_id_shows_in_what_we_print(pair: list[Driver]) -> None:
-    accepted, _ = joined(*pair)
+    accepted, _ = joined(pair[0], pair[1])
     assert repr(accepted.routing_id) not in repr(pair[0].outcomes)  # type: ignore[attr-defined]
 
 
-# --- rule 2: which connection -------------------------------------------------------------------------------------------
+# --- rule 2: which connection ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -122,7 +122,7 @@ def test_every_message_is_given_to_the_connection_it_came_from(server: Driver, s
     assert _still_serves(server, endpoint) < 1.0
 
 
-# --- rule 3: order ------------------------------------------------------------------------------------------------------
+# --- rule 3: order --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("abortive", [False, True])
@@ -157,7 +157,7 @@ def test_a_stopped_listener_is_noticed_by_the_dialler_after_its_last_message(pai
     assert client.data[dialled] == [b"%d" % n for n in range(40)]
 
 
-# --- rule 4: the monitor ------------------------------------------------------------------------------------------------
+# --- rule 4: the monitor --------------------------------------------------------------------------------------------
 
 
 def test_a_flood_of_connects_does_not_delay_a_peer(pair: list[Driver]) -> None:
@@ -201,7 +201,7 @@ def test_events_left_unread_stop_no_accept(server: Driver) -> None:
     assert time.monotonic() - start < 2.0
 
 
-# --- rule 5: sending ----------------------------------------------------------------------------------------------------
+# --- rule 5: sending ------------------------------------------------------------------------------------------------
 
 
 def test_a_send_to_a_peer_that_vanished_is_gone_and_not_taken(pair: list[Driver]) -> None:
@@ -226,7 +226,7 @@ def test_nobody_can_be_answered_before_it_spoke(pair: list[Driver]) -> None:
     assert server.accepted().send(b"late") is SendResult.SENT
 
 
-# --- rule 6: memory before authentication --------------------------------------------------------------------------------
+# --- rule 6: memory before authentication ---------------------------------------------------------------------------
 
 
 def _rss_bytes() -> int:
@@ -317,7 +317,7 @@ def test_garbage_instead_of_a_greeting_hurts_nobody(server: Driver) -> None:
     assert _still_serves(server, endpoint) < 1.0
 
 
-# --- rule 7: dialling ---------------------------------------------------------------------------------------------------
+# --- rule 7: dialling -----------------------------------------------------------------------------------------------
 
 
 def _serve_once(answer: bytes | None) -> tuple[socket.socket, int]:
