@@ -42,15 +42,29 @@ __all__ = ["Node"]
 _log = logging.getLogger("rapini.node")
 
 _GOODBYE_S = 1.0
-_AUTHENTICATION = (
-    "unknown_ca",
-    "certificate",
-    "wrong_host",
-    "wrong_cluster",
-    "wrong_name",
-    "no_identity",
-    "peer_refused",
+_AUTHENTICATION = frozenset(
+    {
+        "unknown_ca",
+        "certificate_expired",
+        "certificate_not_yet_valid",
+        "certificate_revoked",
+        "certificate_invalid",
+        "bad_key_usage",
+        "no_certificate",
+        "no_identity",
+        "wrong_cluster",
+        "wrong_host",
+        "wrong_name",
+        "peer_refused_unknown_ca",
+        "peer_refused_expired",
+        "peer_refused_revoked",
+        "peer_refused_certificate",
+        "peer_refused_bad_key_usage",
+        "peer_refused_no_certificate",
+        "peer_refused_access",
+    }
 )
+"""Failures that lie in who somebody is, or is not."""
 
 
 class Node:
@@ -470,5 +484,5 @@ def _dial_error(dial: Dial, wait_s: float) -> PeerError:
         return RejectedError(code, f"{who}: {detail} ({code})", peer=where)
     if code in NETWORK_CODES:
         return PeerTimeoutError(code, f"not up within {wait_s:g} s: {detail} ({code})", peer=where)
-    kind = AuthenticationError if code.startswith(_AUTHENTICATION) else HandshakeError
+    kind = AuthenticationError if code in _AUTHENTICATION else HandshakeError
     return kind(code, f"{detail} ({code})", peer=where)
