@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 from functools import lru_cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, dataclass_transform
 
 import msgspec
 
@@ -26,7 +26,12 @@ Interval = Annotated[float, msgspec.Meta(title="interval", description="Seconds"
 """A span of time in seconds."""
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, gc=False):
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
+class _RecordMeta(msgspec.StructMeta):
+    """Tells type checkers that records are frozen without saying so again."""
+
+
+class Record(msgspec.Struct, frozen=True, array_like=True, gc=False, metaclass=_RecordMeta):
     """Base class for records nested in events: typed fields, compared by value, positional on the wire.
 
     Fields may be appended with defaults without breaking older peers, never inserted, removed or retyped.
