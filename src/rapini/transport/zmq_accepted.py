@@ -99,9 +99,13 @@ class ZmqAccepted(Connection):
         """Duplicate the descriptor; to be believed only once the monitor was read to its end."""
         self.inode = socket_inode(self.fd)
         try:
-            self.duplicate = sockets.socket(fileno=os.dup(self.fd))
+            number = os.dup(self.fd)
         except OSError:
-            self.duplicate = None  # closed already (DISCONNECTED will come), or we are out of descriptors
+            return  # closed already (DISCONNECTED will come), or we are out of descriptors
+        try:
+            self.duplicate = sockets.socket(fileno=number)
+        except OSError:
+            os.close(number)  # the number names a file by now
 
     def drop_duplicate(self) -> None:
         """Give the duplicate back."""

@@ -107,13 +107,12 @@ class Monitor:
 
     def read(self, limit: int) -> Iterator[tuple[int, int]]:
         """Up to `limit` events as (event, value); fewer means that there are no more."""
-        receive, unpack = self._socket.recv, self._EVENT.unpack
-        try:
-            for _ in range(limit):
-                yield unpack(receive(zmq.DONTWAIT))
-                receive(zmq.DONTWAIT)  # the endpoint, which we know
-        except zmq.Again:
-            return
+        receive, look, unpack = self._socket.recv, self._socket.getsockopt, self._EVENT.unpack
+        for _ in range(limit):
+            if not int(look(zmq.EVENTS)) & zmq.POLLIN:  # a third of the price of an `Again`, and nearly every turn's case
+                return
+            yield unpack(receive(zmq.DONTWAIT))
+            receive(zmq.DONTWAIT)  # the endpoint, which we know
 
     def close(self) -> None:
         """After its descriptor was unregistered and before the watched socket is closed."""

@@ -5,6 +5,7 @@ Where it sits: beside `test_contract`, for what 0MQ alone does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -146,6 +147,23 @@ def test_all_that_libzmq_has_of_a_peer_comes_before_its_end(server: Driver, abor
         assert got == [b"%04d" % n for n in range(600)]
 
 
+def test_many_peers_that_leave_at_once_are_all_heard_out(server: Driver) -> None:
+    """More messages than a turn reads, from peers whose ends are all known before the first is read."""
+    endpoint = server.listen()
+    for _ in range(5):
+        before = len(server.of(Disconnected))
+        peers = [zmtp.connect(endpoint.port) for _ in range(40)]
+        for raw in peers:
+            raw.sendall(b"".join(zmtp.frame(b"%d" % n) for n in range(12)))
+        time.sleep(0.05)
+        for raw in peers:
+            raw.close()
+        time.sleep(0.05)
+        server.data.clear()
+        run([server], lambda wanted=before + 40: len(server.of(Disconnected)) == wanted)
+        assert list(server.data.values()) == [[b"%d" % n for n in range(12)]] * len(peers)
+
+
 def test_a_stopped_listener_is_noticed_by_the_dialler_after_its_last_message(pair: list[Driver]) -> None:
     server, client = pair
     accepted, dialled = joined(server, client)
@@ -281,6 +299,8 @@ def test_a_message_of_endless_parts_is_cut_off(server: Driver, part: bytes) -> N
         assert run([server], lambda: server.of(Disconnected)) < 2.0
     finally:
         stop.set()
+        with contextlib.suppress(OSError):
+            raw.shutdown(socket.SHUT_RDWR)  # or the thread waits before a window that stays closed
         thread.join(10)
         raw.close()
     assert server.of(Disconnected)[0].code == "flood"
@@ -318,6 +338,16 @@ def test_garbage_instead_of_a_greeting_hurts_nobody(server: Driver) -> None:
 
 
 # --- rule 7: dialling -----------------------------------------------------------------------------------------------
+
+
+def test_a_lost_connection_is_not_dialled_again_behind_our_back(pair: list[Driver]) -> None:
+    """Not even while we do not look."""
+    server, client = pair
+    accepted, dialled = joined(server, client)
+    accepted.abort()
+    run_for([server], 0.5)
+    assert len(server.of(Accepted)) == 1
+    run([server, client], lambda: client.of(Disconnected, dialled))
 
 
 def _serve_once(answer: bytes | None) -> tuple[socket.socket, int]:
