@@ -25,9 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from rapini.cli.root import run
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("click", "rich"):
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
             raise
-        print(f"rapini: error: {error.name} is not installed; run: pip install 'rapini[programs]'", file=sys.stderr)
+        print(f"rapini: error: {missing} is not installed; run: pip install 'rapini[programs]'", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 
 import msgspec
 
-from rapini.errors import EventError
+from rapini.errors import DecodeError, EventError
 from rapini.events import Address, Event, Network, Port, RawEvent, UnknownEvent
 
 __all__ = ["event_from_fields", "event_to_fields", "plain"]
@@ -76,7 +76,7 @@ def _raw_data(event: RawEvent) -> Any:
 def _unknown_fields(event: UnknownEvent) -> list[Any]:
     try:
         return [plain(field) for field in event.fields]
-    except (msgspec.DecodeError, ValueError, TypeError, RecursionError):
+    except (DecodeError, RecursionError):
         return [_bytes(event.encoded)]
 
 

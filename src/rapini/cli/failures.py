@@ -131,11 +131,12 @@ def report(error: BaseException) -> Status:
             fail(str(error))
             return status_of(error)
         case ModuleNotFoundError(name=str(name)) if name.partition(".")[0] in _EXTRAS:
-            fail(f"{name} is not installed; run: pip install 'rapini[programs]'")
+            fail(f"{name.partition('.')[0]} is not installed; run: pip install 'rapini[programs]'")
             return Status.USAGE
         case OSError():
             where = f"{error.filename}: " if error.filename else ""
-            fail(f"{where}{error.strerror or error}")
+            remedy = "; check the path" if isinstance(error, (FileNotFoundError, NotADirectoryError)) else ""
+            fail(f"{where}{error.strerror or error}{remedy}")
             return Status.USAGE
         case _:
             remedy = "this is a fault in Rapini: please report it, with what -vv shows"
@@ -150,7 +151,7 @@ def _usage(error: click.UsageError) -> str:
     command = path.partition(" ")[2]
     if message[:1].isupper() and not message[:2].isupper():
         message = message[0].lower() + message[1:]
-    message = re.sub(r"\. \((Did you mean [^)]*)\)$", lambda match: f"; {match[1][0].lower()}{match[1][1:]}", message)
+    message = re.sub(r"\. \(?Did you mean ([^)]*?)\)?$", r"; did you mean \1", message)
     place = f"{command}: " if command else ""
     return f"{place}{message}; see '{path} --help'"
 

@@ -18,7 +18,7 @@ from rapini.cli.failures import Status, fail, warn
 from rapini.cli.nodes import NodeOptions, node_arguments, node_options, node_settings
 from rapini.cli.stopping import Stopping
 from rapini.errors import ConfigError, EventError, PeerError
-from rapini.events import Event, RawEvent, event_types
+from rapini.events import Event, RawEvent, check_topic, event_types
 
 __all__ = ["publish"]
 
@@ -130,12 +130,16 @@ def publish(
         raise click.UsageError("--topic is missing: say where the events go, as in -t test/hello")
     if count > 1 and not lines:
         raise click.UsageError("--count repeats the arguments, and there are none")
-    urls = node_settings(node).connect
-    if not urls and not node_settings(node).listen:
+    if topic is not None:
+        check_topic(topic)
+    settings = node_settings(node)
+    if not settings.connect and not settings.listen:
         raise click.UsageError("nobody to send to: give --connect URL (or --listen URL)")
     diagnostics.hide_rejections()
-    with Stopping() as stopping, Node(**node_arguments(node, connect=[], overflow="block")) as running:
-        if not _meet(running, urls, timeout_s, stopping):
+    with Stopping() as stopping, Node(**node_arguments(node, listen=[], connect=[], overflow="block")) as running:
+        for url in settings.listen:
+            warn(f"listening on {running.listen(url)}")
+        if not _meet(running, settings.connect, timeout_s, stopping):
             return stopping.status(is_daemon=False)
         source = _Source(lines, count, kind, stopping)
         refused = _send(running, source, topic, rate)
@@ -166,7 +170,7 @@ def _meet(running: Node, urls: list[str], timeout_s: float, stopping: Stopping) 
     try:
         deadline = time.monotonic() + timeout_s
         for url in urls:
-            running.connect(url, wait_s=max(0.001, deadline - time.monotonic()))
+            running.connect(url, wait_s=round(max(0.1, deadline - time.monotonic()), 1))
         if not urls:
             running.wait_for(timeout_s=timeout_s)
     except PeerError:

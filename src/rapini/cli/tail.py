@@ -64,8 +64,10 @@ def tail(
     if not settings.connect and not settings.listen:
         raise click.UsageError("nobody to listen to: give --connect URL or --listen URL")
     diagnostics.hide_rejections()
-    with Stopping() as stopping, Node(**node_arguments(node, connect=[])) as running:
+    with Stopping() as stopping, Node(**node_arguments(node, listen=[], connect=[])) as running:
         running.subscribe(*(prefixes or ("",)))
+        for url in settings.listen:
+            _mark(f"listening on {running.listen(url)}", is_shown=status)
         meeting = _Meeting(running, settings.connect, timeout_s)
         stopping.call(running.stop)
         meeting.start()
@@ -102,9 +104,7 @@ def _print(running: Node, count: int | None, *, as_json: bool, with_status: bool
     left = sys.maxsize if count is None else count
     for item in running.items():
         if isinstance(item, PeerStatus):
-            if with_status:
-                at = datetime.fromtimestamp(item.time, UTC).strftime("%H:%M:%SZ")
-                print(printable(f"-- {at} {item}"), file=sys.stderr, flush=True)
+            _mark(f"{datetime.fromtimestamp(item.time, UTC):%H:%M:%S}Z {item}", is_shown=with_status)
             continue
         lines = _lines(item, left, as_json=as_json)
         sys.stdout.write("".join(lines))
@@ -113,6 +113,11 @@ def _print(running: Node, count: int | None, *, as_json: bool, with_status: bool
         if left <= 0:
             return True
     return False
+
+
+def _mark(text: str, *, is_shown: bool) -> None:
+    if is_shown:
+        print(printable(f"-- {text}"), file=sys.stderr, flush=True)
 
 
 def _lines(run: EventRun, most: int, *, as_json: bool) -> list[str]:
