@@ -77,6 +77,11 @@ class Child:
                 return line
         return None
 
+    @property
+    def has_complained(self) -> bool:
+        """Whether it wrote to its standard error."""
+        return self.stderr_path.stat().st_size > 0
+
     def complaint(self) -> str:
         """The last line that it wrote to its standard error."""
         text = self.stderr_path.read_text(encoding="utf-8", errors="replace").strip()

@@ -26,6 +26,9 @@ CHUNK: Final = 256
 """Packets between two looks at the clock when nothing limits the rate."""
 
 _TURN_S: Final = 0.01
+_LATE_S: Final = 0.5
+"""Who is later than this (the process was stopped, publishing waited) goes on from here, and does not catch up: a
+burst would be nothing like the traffic that is replayed."""
 _BETWEEN_ROUNDS_S: Final = 1.0
 
 
@@ -70,6 +73,7 @@ class Replay:
         self._first_ts: float | None = None
         self._last_ts = 0.0
         self._bytes_before = 0
+        self._began = 0.0
         # All are opened before anything starts, so that a typing error in the last is known at once.
         self._captures: list[Capture] = []
         with contextlib.ExitStack() as opened:
@@ -79,13 +83,15 @@ class Replay:
         ledger.set("bytes_total", sum(capture.size_bytes for capture in self._captures))
 
     def __iter__(self) -> Iterator[None]:
-        began = time.monotonic()
+        self._began = time.monotonic()
         while not self._stop.is_set:
             captures, self._captures = self._captures, []
             packets_before = self.packets
-            for capture in captures:
-                with capture:
-                    yield from self._one(capture, began)
+            with contextlib.ExitStack() as opened:
+                for capture in captures:
+                    opened.enter_context(capture)
+                for capture in captures:
+                    yield from self._one(capture)
             self._ledger.add("rounds")
             if not self._is_loop or self.packets == packets_before:
                 return
@@ -93,7 +99,7 @@ class Replay:
             self._bytes_before = 0
             self._captures = [open_capture(path) for path in self._paths]
 
-    def _one(self, capture: Capture, began: float) -> Iterator[None]:
+    def _one(self, capture: Capture) -> Iterator[None]:
         is_plain = not (self._speed or self._is_loop)
         packets = iter(capture) if is_plain else self._timed(capture)
         packets_slot, bytes_slot = self._ledger.slot("packets"), self._ledger.slot("bytes_read")
@@ -112,7 +118,7 @@ class Replay:
             self.packets = packets_now
             values[packets_slot] = packets_now
             values[bytes_slot] = self._bytes_before + capture.bytes_read
-            self._pace(began)
+            self._pace()
             yield
         self._bytes_before += capture.size_bytes
 
@@ -121,14 +127,17 @@ class Replay:
             return 1
         return min(CHUNK, max(1, int(self._rate * _TURN_S))) if self._rate else CHUNK
 
-    def _pace(self, began: float) -> None:
+    def _pace(self) -> None:
         if self._rate:
-            due = began + self.packets / self._rate
+            due = self._began + self.packets / self._rate
         elif self._speed and self._first_ts is not None:
-            due = began + (self._last_ts - self._first_ts) / self._speed
+            due = self._began + (self._last_ts - self._first_ts) / self._speed
         else:
             return
-        self._stop.wait(due - time.monotonic())
+        early_s = due - time.monotonic()
+        if early_s < -_LATE_S:
+            self._began -= early_s
+        self._stop.wait(early_s)
 
     def _timed(self, capture: Capture) -> Iterator[Packet]:
         """The packets with their times moved on, and remembered."""
