@@ -278,7 +278,9 @@ def test_an_unfinished_giant_frame_costs_nothing_and_ends(announced: int) -> Non
             raw.close()
 
 
-@pytest.mark.parametrize("part", [zmtp.frame(b"", more=True) * 2000, zmtp.frame(bytes(50_000), more=True)])
+@pytest.mark.parametrize(
+    "part", [zmtp.frame(b"", more=True) * 2000, zmtp.frame(bytes(50_000), more=True)], ids=["empty", "large"]
+)
 def test_a_message_of_endless_parts_is_cut_off(server: Driver, part: bytes) -> None:
     """MAXMSGSIZE bounds a part; libzmq collects the parts of one message without end, and the RCVHWM is no help."""
     endpoint = server.listen()
@@ -381,6 +383,7 @@ def _serve_once(answer: bytes | None) -> tuple[socket.socket, int]:
         (b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE".ljust(54, b"\0"), "not_zmq"),
         (b"220 mail.example ESMTP\r\n", "not_zmq"),
     ],
+    ids=["closes", "another_socket_type", "another_mechanism", "not_zmtp"],
 )
 def test_a_server_that_is_no_rapini_listener_fails_the_dial(answer: bytes | None, code: str) -> None:
     with drivers("zmq", 1) as (client,):
