@@ -1,0 +1,222 @@
+"""Frames: read the same however they are cut, refused when they cannot be."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rapini import limits
+from rapini.errors import ConfigError, DecodeError
+from rapini.secure.identity import check_name
+from rapini.session.messages import (
+    Ack,
+    Body,
+    FrameKind,
+    FrameReader,
+    Goodbye,
+    Greeting,
+    Hello,
+    Ping,
+    Pong,
+    Ready,
+    Reject,
+    Subscribed,
+    Subscriptions,
+    Welcome,
+    decode_body_untrusted,
+    encode_frame,
+    pack_events_frame,
+    split_events_untrusted,
+)
+from rapini.testing import greeting_of
+
+pack = msgspec.msgpack.encode
+
+BODIES: list[Body] = [
+    Hello(1, 1, greeting_of("alpha")),
+    Welcome(1, 7, greeting_of("beta", role="manager")),
+    Reject("denied", "no", 1500),
+    Subscriptions(3, ["", "conn/", "é"]),
+    Subscribed(3),
+    Ready(),
+    Ack(2**63 - 1),
+    Ping(1),
+    Pong(1),
+    Goodbye("goodbye", "bye"),
+]
+STREAM = b"".join(encode_frame(body) for body in BODIES) + pack_events_frame(5, 2, b"\x91batch")
+
+
+def frames(reader: FrameReader, data: bytes) -> list[tuple[FrameKind, bytes]]:
+    """What a reader makes of some bytes."""
+    return [(kind, bytes(body)) for kind, body in reader.frames_untrusted(data)]
+
+
+WHOLE = frames(FrameReader(), STREAM)
+
+
+def test_every_kind_of_frame_is_there_and_comes_back() -> None:
+    assert [kind for kind, _ in WHOLE] == [*[k for k in FrameKind if k is not FrameKind.EVENTS], FrameKind.EVENTS]
+    assert [decode_body_untrusted(kind, memoryview(body)) for kind, body in WHOLE[:-1]] == BODIES
+
+
+@given(st.lists(st.integers(1, 60), max_size=len(STREAM)))
+def test_frames_do_not_depend_on_how_the_stream_is_cut(sizes: list[int]) -> None:
+    reader, got, at = FrameReader(), [], 0
+    for size in [*sizes, len(STREAM)]:
+        got += frames(reader, STREAM[at : at + size])
+        at += size
+    assert got == WHOLE
+    assert reader.kept_bytes == 0
+
+
+@given(st.binary(max_size=300), st.lists(st.integers(1, 50), max_size=20))
+def test_garbage_raises_a_decode_error_or_nothing(data: bytes, sizes: list[int]) -> None:
+    reader, at = FrameReader(1000), 0
+    with suppress(DecodeError):
+        for size in [*sizes, len(data)]:
+            for kind, body in reader.frames_untrusted(data[at : at + size]):
+                if kind is FrameKind.EVENTS:
+                    split_events_untrusted(body)
+                else:
+                    decode_body_untrusted(kind, body)
+            at += size
+    assert reader.kept_bytes <= len(data)
+
+
+@given(st.sampled_from([kind for kind in FrameKind if kind is not FrameKind.EVENTS]), st.binary(max_size=80))
+def test_a_garbled_body_raises_a_decode_error_or_is_one(kind: FrameKind, data: bytes) -> None:
+    try:
+        body = decode_body_untrusted(kind, memoryview(data))
+    except DecodeError:
+        return
+    assert encode_frame(body)[4] == kind
+
+
+@given(st.integers(0, len(WHOLE) - 1), st.data())
+def test_a_truncated_body_is_refused(number: int, data: st.DataObject) -> None:
+    kind, body = WHOLE[number]
+    short = memoryview(body)[: data.draw(st.integers(0, max(0, min(len(body), 12) - 1)))]
+    with pytest.raises(DecodeError) as caught:
+        _ = split_events_untrusted(short) if kind is FrameKind.EVENTS else decode_body_untrusted(kind, short)
+    assert caught.value.code == "bad_frame"
+
+
+@pytest.mark.parametrize("size", [0, limits.MAX_GREETING_FRAME_BYTES + 1, 2**32 - 1])
+def test_a_frame_of_impossible_size_is_refused_by_its_first_four_bytes(size: int) -> None:
+    reader = FrameReader()
+    head = size.to_bytes(4, "big")
+    assert frames(reader, head[:3]) == []
+    with pytest.raises(DecodeError) as caught:
+        frames(reader, head[3:])
+    assert caught.value.code == ("frame_too_large" if size else "bad_frame")
+    assert reader.kept_bytes <= 4
+
+
+def test_the_largest_frame_is_accepted_and_its_bound_can_be_raised_on_the_way() -> None:
+    reader = FrameReader(10)
+    large = pack_events_frame(0, 1, bytes(100))
+    got = []
+    for kind, body in reader.frames_untrusted(encode_frame(Ready()) + large):
+        got.append((kind, len(body)))
+        reader.max_frame_bytes = len(large) - 4
+    assert got == [(FrameKind.READY, 1), (FrameKind.EVENTS, 112)]
+
+
+def test_an_unknown_kind_is_refused() -> None:
+    for kind in (0, 12, 255):
+        with pytest.raises(DecodeError) as caught:
+            frames(FrameReader(), b"\x00\x00\x00\x01" + bytes([kind]))
+        assert caught.value.code == "unknown_kind"
+
+
+def test_bodies_may_grow_at_their_end() -> None:
+    body = decode_body_untrusted(FrameKind.SUBSCRIBED, memoryview(pack([3, "from", {"the": "future"}])))
+    assert body == Subscribed(3)
+    reject = decode_body_untrusted(FrameKind.REJECT, memoryview(pack(["denied", "no"])))
+    assert reject == Reject("denied", "no", 0)
+    assert decode_body_untrusted(FrameKind.GOODBYE, memoryview(pack(["goodbye"]))) == Goodbye("goodbye", "")
+
+
+def hello_with(**changes: object) -> bytes:
+    """A Hello's body with a greeting that may be wrong."""
+    values = dict(zip(Greeting.__struct_fields__, pack_fields(), strict=True)) | changes
+    return pack([1, 1, list(values.values())])
+
+
+def pack_fields() -> list[object]:
+    """A greeting's fields."""
+    return list(msgspec.to_builtins(greeting_of("alpha"), builtin_types=[bytes]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"node": ""},
+        {"node": "a/b"},
+        {"node": "a\n"},
+        {"node": "-a"},
+        {"node": "ä"},
+        {"node": "a" * 129},
+        {"cluster": ""},
+        {"cluster": "\x1b[2J"},
+        {"role": "a b"},
+        {"role": "\n"},
+        {"incarnation": bytes(15)},
+        {"incarnation": bytes(17)},
+        {"window_bytes": -1},
+        {"window_bytes": 2**63},
+        {"known_incarnation": bytes(17)},
+        {"known_epoch": -1},
+        {"received_events": 2**63},
+        {"received_events": "1"},
+    ],
+    ids=str,
+)
+def test_a_greeting_that_claims_nonsense_is_refused(wrong: dict[str, object]) -> None:
+    decode_body_untrusted(FrameKind.HELLO, memoryview(hello_with()))
+    with pytest.raises(DecodeError):
+        decode_body_untrusted(FrameKind.HELLO, memoryview(hello_with(**wrong)))
+
+
+@given(st.text(st.characters(codec="ascii") | st.sampled_from("äß\u0660"), max_size=140))
+def test_a_name_in_a_greeting_is_one_that_a_certificate_may_carry(name: str) -> None:
+    def is_refused_by_certificates() -> bool:
+        try:
+            check_name(name)
+        except ConfigError:
+            return True
+        return False
+
+    def is_refused_by_greetings() -> bool:
+        try:
+            decode_body_untrusted(FrameKind.HELLO, memoryview(hello_with(node=name, cluster=name)))
+        except DecodeError:
+            return True
+        return False
+
+    assert is_refused_by_greetings() is is_refused_by_certificates()
+
+
+def test_subscriptions_are_bounded_in_number_and_length() -> None:
+    most = ["x" * 255] * 4096
+    assert decode_body_untrusted(FrameKind.SUBSCRIPTIONS, memoryview(pack([1, most]))) == Subscriptions(1, most)
+    for prefixes in (["x"] * 4097, ["x" * 256], [1], "x"):
+        with pytest.raises(DecodeError):
+            decode_body_untrusted(FrameKind.SUBSCRIPTIONS, memoryview(pack([1, prefixes])))
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
+def test_event_numbers_stay_within_what_an_ack_can_carry(first: int, count: int) -> None:
+    body = memoryview(first.to_bytes(8, "big") + count.to_bytes(4, "big") + b"batch")
+    if first + count >= 2**63:
+        with pytest.raises(DecodeError):
+            split_events_untrusted(body)
+    else:
+        header, batch = split_events_untrusted(body)
+        assert (header.first_sequence, header.count, bytes(batch)) == (first, count, b"batch")
+        assert encode_frame(Ack(first + count))
