@@ -34,7 +34,7 @@ BACKOFF_REJECTED_S: Final = 30.0
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long `close()` waits for what was published to be taken by the peers."""
 
-MAX_BATCH_EVENTS: Final = 256
+MAX_BATCH_EVENTS: Final = 512
 """Events after which a batch is sent at once (`measurements.md`: 128 to 512 is the best range)."""
 
 MAX_BATCH_DELAY_S: Final = 0.002

@@ -81,7 +81,7 @@ class Core:
             heartbeat_timeout_s=settings.heartbeat_timeout_s,
             handshake_timeout_s=settings.handshake_timeout_s,
         )
-        self._flushes_seen = 0
+        self._batches_seen = 0
 
     # -- the turn ------------------------------------------------------------------------------------------------
 
@@ -104,9 +104,9 @@ class Core:
         times = [transport.next_timer() for transport in self._transports.values()]
         times += [self.publisher.flush_at, self.peers.roster.next_timer()]
         times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
-        if self.publisher.flushes != self._flushes_seen:
-            # While events are published, look after the last of them often enough that nobody has to wake us.
-            self._flushes_seen = self.publisher.flushes
+        if self.publisher.batches != self._batches_seen:
+            # While events are published in batches, look after the last of them often enough that nobody has to wake us.
+            self._batches_seen = self.publisher.batches
             times.append(now + self.settings.max_batch_delay_s / 2)
         return min((when for when in times if when is not None), default=None)
 

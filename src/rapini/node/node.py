@@ -434,9 +434,8 @@ class Node:
 
     def _say_goodbye(self) -> None:
         now = time.monotonic()
+        self._core.peers.tell_all_taken(now)  # else the peers must count what we took as lost
         for record in list(self._core.peers.records.values()):
-            if record.session is not None and record.session.record is record:
-                record.session.acknowledge(now)  # else the peer must count what we took as lost
             record.link.leave("goodbye", "", now)
             self._core.service(record, now)
         deadline = deadline_after(_GOODBYE_S) or 0.0

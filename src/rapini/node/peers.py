@@ -10,6 +10,7 @@ import logging
 import os
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -21,7 +22,7 @@ from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
-from rapini.node.sessions import ACK_DELAY_S, Session
+from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState, PeerStatus
 from rapini.secure.channel import Side
@@ -98,6 +99,9 @@ class Peers:
         self._loop = loop
         self._admission = admission
         self._service = service
+        self._taken: deque[ReceivedBatch] = deque()
+        self._taken_bytes = 0
+        """Roughly: consumers add to it without a lock, and it only decides whether to tell at once."""
         self.publisher = Publisher(
             settings=settings,
             counters=counters,
@@ -298,35 +302,53 @@ class Peers:
         )
         consumers = [inbox for inbox in self.inboxes if inbox.prefixes]
         batch.holders = len(consumers)
+        if not session.ack_is_due:
+            session.ack_is_due = True
+            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
         for inbox in consumers:
             inbox.put(batch)
         if not consumers:
             self._batch_taken(batch)
-        if not session.ack_is_due:
-            session.ack_is_due = True
-            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
 
     def _batch_taken(self, batch: ReceivedBatch) -> None:
-        """A consumer took a batch (on its own thread)."""
-        with self._loop.lock:
+        """A consumer took a batch (on its own thread, without the lock: it must not wait for the I/O thread)."""
+        self._taken.append(batch)
+        self._taken_bytes += len(batch.data)
+        if self._taken_bytes * ACK_SHARE >= self._settings.window_bytes:
+            now = time.monotonic()
+            with self._loop.lock:
+                self.tell_all_taken(now)
+
+    def tell_all_taken(self, now: float) -> None:
+        """Acknowledge what consumers took since the last time, to each peer that it came from."""
+        self._note_taken()
+        for session in self.sessions.values():
+            if session.taken > session.acknowledged:
+                self._tell_taken(session, now)
+
+    def _note_taken(self) -> None:
+        """Account for the batches that consumers took."""
+        self._taken_bytes = 0
+        while self._taken:
+            batch = self._taken.popleft()
             batch.holders -= 1
             session = self.sessions.get(batch.peer)
-            if batch.holders > 0 or session is None:
-                return
-            now = time.monotonic()
-            before = session.acknowledged
-            session.batch_taken(batch.generation, batch.first_sequence, batch.count, len(batch.data), now)
-            if session.acknowledged != before and session.record is not None:
-                self._service(session.record, now)
+            if batch.holders <= 0 and session is not None:
+                session.batch_taken(batch.generation, batch.first_sequence, batch.count)
 
-    def _acknowledge(self, session: Session, now: float) -> None:
-        session.ack_is_due = False
+    def _tell_taken(self, session: Session, now: float) -> None:
         session.acknowledge(now)
         if session.record is not None:
-            if session.taken < session.position:
-                session.ack_is_due = True
-                self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
             self._service(session.record, now)
+
+    def _acknowledge(self, session: Session, now: float) -> None:
+        """The timer that starts with a batch: tell what was taken, and look again while something was not."""
+        session.ack_is_due = False
+        self._note_taken()
+        if session.record is not None and session.taken < session.position:
+            session.ack_is_due = True
+            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
+        self._tell_taken(session, now)
 
     def _on_acknowledged(self, record: LinkRecord, received: int, now: float) -> None:
         session = record.session

@@ -64,6 +64,8 @@ class Publisher:
         self.room = threading.Condition(lock)
         """Notified when an outbox has shrunk or a peer is gone."""
         self.flushes = 0
+        self.batches = 0
+        """Flushes that were put off to wait for company: none while events are few."""
         self._settings = settings
         self._counters = counters
         self._lock = lock
@@ -138,6 +140,7 @@ class Publisher:
             self.flush(now, may_block=self._blocks)
             return
         self._is_armed = True
+        self.batches += 1
         self.flush_at = due
         self._wake()
 

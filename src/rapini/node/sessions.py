@@ -52,8 +52,6 @@ class Session:
     """Sequence number after the last event taken by the application."""
     acknowledged: int = 0
     """What we told the peer last."""
-    untold_bytes: int = 0
-    """Bytes taken and not yet acknowledged."""
     ack_is_due: bool = False
     waiting: dict[int, int] = field(default_factory=dict)
     """Sequence numbers after batches that were taken out of order, by the number before."""
@@ -87,7 +85,7 @@ class Session:
             return self.outbox.resumed(heard.received_events)
         self.outbox.session_restarted()
         self.generation += 1
-        self.position = self.taken = self.acknowledged = self.untold_bytes = 0
+        self.position = self.taken = self.acknowledged = 0
         self.waiting.clear()
         return True
 
@@ -107,21 +105,16 @@ class Session:
         while (next_position := self.waiting.pop(self.taken, None)) is not None:
             self.taken = next_position
 
-    def batch_taken(self, generation: int, first: int, count: int, size: int, now: float) -> None:
-        """The application took a batch: acknowledge it at once if much credit hangs on it."""
-        if generation != self.generation:
-            return
-        self._take(first, first + count)
-        self.untold_bytes += size
-        if self.untold_bytes * ACK_SHARE >= self.window_bytes:
-            self.acknowledge(now)
+    def batch_taken(self, generation: int, first: int, count: int) -> None:
+        """The application took a batch."""
+        if generation == self.generation:
+            self._take(first, first + count)
 
     def acknowledge(self, now: float) -> None:
         """Tell the peer what was taken, if there is news."""
         if self.record is not None and self.taken > self.acknowledged:
             self.record.link.acknowledge(self.taken, now)
             self.acknowledged = self.taken
-            self.untold_bytes = 0
 
     def lost(self) -> None:
         """The link is gone without a goodbye."""

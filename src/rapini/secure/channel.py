@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
+import msgspec
+
 from rapini.secure.identity import PeerIdentity
 
 __all__ = [
@@ -56,8 +58,7 @@ class HandshakeCompleted:
     version: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataReceived:
+class DataReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Plaintext from the peer, in order, cut anywhere."""
 
     data: bytes

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum, auto
 from typing import Final, NewType
 
+import msgspec
+
 from rapini.errors import LocalError
 from rapini.secure.channel import Buffer
 
@@ -62,8 +64,7 @@ class Kind(IntEnum):
     REFUSED = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """Feed `payload` to the channel; it is a view into the message."""
 
     payload: memoryview

@@ -357,7 +357,8 @@ class Link:
             raise _ViolationError("protocol_error", detail) from None
 
     def _on_events(self, body: memoryview) -> None:
-        self._move(Input.EVENTS)
+        if self.state is not LinkState.UP:  # the table says so too; looking it up is dear where batches are many
+            self._move(Input.EVENTS)
         header, batch = split_events_untrusted(body)
         self._outcomes.append(
             EventsReceived(first_sequence=header.first_sequence, count=header.count, batch=bytes(batch))

@@ -38,6 +38,8 @@ from dataclasses import dataclass, field
 from selectors import SelectorKey
 from typing import Any, Final, NamedTuple, NewType, Protocol, TypeAlias
 
+import msgspec
+
 from rapini import defaults, limits
 from rapini.transport.endpoint import Endpoint
 
@@ -187,8 +189,7 @@ class ConnectFailed:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
+class Received(msgspec.Struct, frozen=True):
     """Bytes from the peer: one message, or a piece of its stream. May be hostile."""
 
     connection: Connection

@@ -48,6 +48,10 @@ BACKLOG: Final = 512
 MAX_SOCKETS: Final = 16_384
 """A dialled link takes two, plus one inside libzmq; the default of 1023 is soon reached."""
 
+POLLIN: Final = int(zmq.POLLIN)
+POLLOUT: Final = int(zmq.POLLOUT)
+"""As plain numbers: an enum's `&` takes as long as asking 0MQ does."""
+
 _names: Final = itertools.count(1)
 _seed_lock: Final = threading.Lock()
 _is_seeded = False
@@ -109,7 +113,7 @@ class Monitor:
         """Up to `limit` events as (event, value); fewer means that there are no more."""
         receive, look, unpack = self._socket.recv, self._socket.getsockopt, self._EVENT.unpack
         for _ in range(limit):
-            if not int(look(zmq.EVENTS)) & zmq.POLLIN:  # a third of the price of an `Again`, and nearly every turn's case
+            if not int(look(zmq.EVENTS)) & POLLIN:  # a third of the price of an `Again`, and nearly every turn's case
                 return
             yield unpack(receive(zmq.DONTWAIT))
             receive(zmq.DONTWAIT)  # the endpoint, which we know

@@ -36,7 +36,15 @@ from rapini.transport.base import (
     format_address,
 )
 from rapini.transport.endpoint import Endpoint
-from rapini.transport.zmq_context import HANDSHAKE_IVL_MS, Monitor, is_inode_of, socket_inode, zmq_socket
+from rapini.transport.zmq_context import (
+    HANDSHAKE_IVL_MS,
+    POLLIN,
+    POLLOUT,
+    Monitor,
+    is_inode_of,
+    socket_inode,
+    zmq_socket,
+)
 
 if TYPE_CHECKING:
     from rapini.transport.zmq import ZmqTransport
@@ -146,7 +154,7 @@ class ZmqDialled(Connection):
             # Full, or its pipe is already gone; then DISCONNECTED is on its way, and says so.
             counters.parked += 1
             self._is_parked = True
-            self._transport.after_send(self, self._dealer, zmq.POLLIN | zmq.POLLOUT)
+            self._transport.after_send(self, self._dealer, POLLIN | POLLOUT)
             return SendResult.PARKED
         counters.messages_sent += 1
         counters.bytes_sent += len(data)
@@ -185,7 +193,7 @@ class ZmqDialled(Connection):
             self._end(out, Disconnected(self, code, "the connection is closed"))
         elif self._close_at is not None and now >= self._close_at:
             self._end(out, Disconnected(self, "aborted", "we ended the connection"))
-        elif self._state is State.OPEN and self._is_parked and self._poll() & zmq.POLLOUT:
+        elif self._state is State.OPEN and self._is_parked and self._poll() & POLLOUT:
             self._is_parked = False
             out.append(Writable(self))
         self._retime()

@@ -98,6 +98,8 @@ class ZmqListener:
         self._accepted = 0
         self._reads = 0
         self._watch_at: float | None = None
+        self._is_timed = False
+        """Whether the transport holds a timer of ours."""
         self._router = zmq_socket(transport.context, zmq.ROUTER, transport.options)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.BACKLOG, BACKLOG)
@@ -403,6 +405,8 @@ class ZmqListener:
     # --- time --------------------------------------------------------------------------------------------------------
 
     def _keep_time(self, now: float, out: list[TransportOutcome]) -> None:
+        if not (self._is_timed or self._parked or self.closing or self._leaving or self._watch_at or len(self.gate)):
+            return  # nobody waits for anything: nearly every turn
         for connection in [c for c in self._parked if (c.parked_until or 0.0) <= now]:
             del self._parked[connection]
             connection.parked_until = None
@@ -429,7 +433,9 @@ class ZmqListener:
         timers += [c.close_at for c in self.closing]
         if self._leaving:
             timers.append(self.transport.clock() + SETTLE_S)
-        self.transport.set_timer(self, min((t for t in timers if t is not None), default=None))
+        due = min((t for t in timers if t is not None), default=None)
+        self._is_timed = due is not None
+        self.transport.set_timer(self, due)
 
     def close(self, out: list[TransportOutcome] | None = None) -> None:
         """Give the endpoint up; with `out`, its connections are reported as `unlistened`."""
