@@ -108,8 +108,7 @@ def test_goodbye_is_no_loss(keys: Keys, scheme: str) -> None:
 
 def test_our_own_standstill_is_not_blamed_on_the_peers(keys: Keys, scheme: str) -> None:
     """We are stopped for longer than our patience; the peers, more patient, have not given us up: nobody is lost."""
-    patient = {"heartbeat_timeout_s": 30.0}
-    with running(Node("server", **keys.of("server"), **patient)) as (server, seen):
+    with running(Node("server", **keys.of("server"), heartbeat_timeout_s=30.0)) as (server, seen):
         url = server.listen(f"{scheme}://127.0.0.1:0")
         with Child("client", {**keys.of("client"), **QUICK, "connect": [url]}, ["tick/"]) as client:
             client.wait_status("up")

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from rapini import Node, PeerStatus, RapiniError
@@ -95,11 +96,11 @@ class Program:
 
     def usage(self) -> dict[str, object]:
         """Descriptors, threads and resident bytes of this process."""
-        with open("/proc/self/statm") as file:
-            pages = int(file.read().split()[1])
+        own = Path("/proc/self")
+        pages = int((own / "statm").read_text().split()[1])
         return {
-            "fds": len(os.listdir("/proc/self/fd")),
-            "threads": len(os.listdir("/proc/self/task")),
+            "fds": sum(1 for _ in (own / "fd").iterdir()),
+            "threads": sum(1 for _ in (own / "task").iterdir()),
             "rss": pages * os.sysconf("SC_PAGE_SIZE"),
         }
 

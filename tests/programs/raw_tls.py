@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
 import zmq
 
@@ -104,7 +105,7 @@ class serve_once:  # noqa: N801 - a context manager, read as a verb
         self._files = files
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> serve_once:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 

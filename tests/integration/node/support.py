@@ -26,9 +26,9 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         self.authority = ThrowawayAuthority(folder)
-        self._issued: dict[str, dict[str, str]] = {}
+        self._issued: dict[str, dict[str, Any]] = {}
 
-    def of(self, name: str) -> dict[str, str]:
+    def of(self, name: str) -> dict[str, Any]:
         """The options `certificate`, `key` and `trust` of a node; issued once."""
         if name not in self._issued:
             files = self.authority.issue(name)
