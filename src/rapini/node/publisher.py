@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -189,7 +189,9 @@ class Publisher:
         encoded += [(run, receivers) for run in runs]
 
     def _distribute(self, encoded: list[tuple[EncodedRun, tuple[Session, ...]]], now: float) -> None:
-        if not encoded:
+        if len(encoded) == 1:  # nearly always: one type and topic, so one batch for everybody
+            run, receivers = encoded[0]
+            self._deliver((Batch(join_runs((run,)), run.count, {run.topic: run.count}),), receivers, now)
             return
         wanted: dict[Session, list[EncodedRun]] = {}
         for run, receivers in encoded:
@@ -201,6 +203,10 @@ class Publisher:
             batches = made.get(key)
             if batches is None:
                 batches = made[key] = [_batch(group) for group in split_into_batches(runs)]
+            self._deliver(batches, (session,), now)
+
+    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], now: float) -> None:
+        for session in receivers:
             for batch in batches:
                 if session.record is None:
                     session.outbox.drop(batch.topics, "peer_lost")

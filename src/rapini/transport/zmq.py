@@ -97,6 +97,7 @@ class ZmqTransport:
         """See `base.Transport.on_ready`. A source that ended since `select()` is known no more, and left alone."""
         target = key.data.target
         if target in self._sources:
+            target.note_ready(key.fd)
             self._dirty[target] = None
 
     def outcomes(self) -> list[TransportOutcome]:

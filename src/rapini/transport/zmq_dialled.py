@@ -179,6 +179,9 @@ class ZmqDialled(Connection):
 
     # --- the turn ----------------------------------------------------------------------------------------------------
 
+    def note_ready(self, fd: int) -> None:
+        """One of our descriptors is ready; both are looked at in every turn."""
+
     def work(self, now: float, out: list[TransportOutcome]) -> bool:
         """One turn; returns whether there is more to do at once."""
         self._read_monitor(now, out)
