@@ -1,0 +1,138 @@
+"""The inbox: batches and statuses in order, filtered and decoded by who consumes them, faults counted."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rapini.codec import Codec, join_runs
+from rapini.events import Event
+from rapini.node import inbox as inbox_module
+from rapini.node.counters import MAX_BAD_EVENT_PLACES, Counters
+from rapini.node.inbox import EventRun, Inbox, ReceivedBatch
+from rapini.node.status import PeerState, PeerStatus
+
+pack = msgspec.msgpack.encode
+
+
+class Note(Event, topic="inbox/note"):
+    number: int
+
+
+LOST = PeerStatus(state=PeerState.LOST, peer="peer")
+
+
+class Desk:
+    """An inbox, what was taken from it, and what was counted."""
+
+    def __init__(self, *prefixes: str) -> None:
+        self.counters = Counters()
+        self.inbox = Inbox(self.counters)
+        self.inbox.prefixes = prefixes
+        self.taken: list[ReceivedBatch] = []
+
+    def put(self, data: bytes, count: int, *, peer: str = "peer") -> None:
+        batch = ReceivedBatch(
+            peer=peer, epoch=2, generation=1, first_sequence=0, count=count, data=data, taken=self.taken.append
+        )
+        self.inbox.put(batch)
+
+    def runs(self) -> list[EventRun]:
+        item = self.inbox.get(0)
+        assert isinstance(item, list)
+        return item
+
+
+def notes(*numbers: int, topic: str = "inbox/note") -> bytes:
+    runs, _ = Codec().encode_run(topic, [Note(number) for number in numbers])
+    return join_runs(runs)
+
+
+def test_batches_and_statuses_come_in_the_order_they_were_put() -> None:
+    desk = Desk("")
+    desk.put(notes(1), 1)
+    desk.inbox.put_status(LOST)
+    desk.put(notes(2, 3), 2)
+    desk.inbox.end()
+    items = list(desk.inbox.items(None))
+    assert [item if isinstance(item, PeerStatus) else [list(run.events) for run in item] for item in items] == [
+        [[Note(1)]],
+        LOST,
+        [[Note(2), Note(3)]],
+    ]
+    assert desk.inbox.is_ended
+    assert desk.inbox.get(None) is None
+
+
+def test_a_batch_counts_as_taken_when_the_consumer_gets_it() -> None:
+    desk = Desk("")
+    desk.put(notes(1), 1)
+    assert desk.taken == []
+    desk.runs()
+    assert [batch.count for batch in desk.taken] == [1]
+
+
+def test_a_consumer_gets_the_topics_it_asked_for() -> None:
+    desk = Desk("a/", "b/")
+    runs = [Codec().encode_run(topic, [Note(number)])[0][0] for number, topic in enumerate(["a/1", "c/1", "b/1"])]
+    desk.put(join_runs(runs), 3)
+    assert [(run.origin.topic, run.origin.peer, run.origin.epoch) for run in desk.runs()] == [
+        ("a/1", "peer", 2),
+        ("b/1", "peer", 2),
+    ]
+
+
+def test_nothing_to_get_is_none_at_once() -> None:
+    desk = Desk("")
+    assert desk.inbox.get(0) is None
+    assert list(desk.inbox.items(0.001)) == []
+
+
+def test_each_bad_event_is_counted_at_its_place() -> None:
+    desk = Desk("")
+    desk.put(pack([("Note", "t", 3, pack([[1], ["x"], [3]]))]), 3)
+    (run,) = desk.runs()
+    assert list(run.events) == [Note(1), Note(3)]
+    assert desk.counters.bad_events == {"peer Note $[0]": 1}
+
+
+def test_a_batch_that_is_none_costs_all_its_events_and_is_taken_all_the_same() -> None:
+    desk = Desk("")
+    desk.put(b"\xc0", 7)
+    assert desk.runs() == []
+    assert (desk.counters.bad_events, len(desk.taken)) == ({"peer  $": 7}, 1)
+
+
+def test_events_that_were_announced_and_are_not_there_are_counted() -> None:
+    desk = Desk("")
+    desk.put(notes(1, 2), 5)
+    assert len(desk.runs()[0].events) == 2
+    assert desk.counters.bad_events == {"peer  $": 3}
+
+
+def test_names_that_a_peer_invents_do_not_fill_the_memory() -> None:
+    desk = Desk("")
+    wanted = MAX_BAD_EVENT_PLACES + 50
+    for number in range(wanted):
+        desk.put(pack([(f"Invented{number}", "t", 1, pack([5]))]), 1)
+        desk.runs()
+    assert len(desk.counters.bad_events) == MAX_BAD_EVENT_PLACES + 1
+    assert desk.counters.bad_events.total() == wanted
+
+
+def test_statuses_that_nobody_reads_are_bounded_and_counted() -> None:
+    desk = Desk("")
+    for _ in range(inbox_module.MAX_WAITING_STATUSES + 5):
+        desk.inbox.put_status(LOST)
+    assert desk.counters.statuses_dropped == 5
+    assert desk.inbox.get(0) == LOST
+    desk.inbox.put_status(LOST)
+    assert desk.counters.statuses_dropped == 5
+
+
+def test_whoever_waits_elsewhere_is_woken_by_every_put() -> None:
+    desk, woken = Desk(""), []
+    desk.inbox.on_put = lambda: woken.append(1)
+    desk.put(notes(1), 1)
+    desk.inbox.put_status(LOST)
+    desk.inbox.end()
+    assert len(woken) == 3
