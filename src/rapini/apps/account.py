@@ -58,35 +58,45 @@ class Account:
         )
 
 
-def add_up(sensors: Sequence[Incarnation], logger: str, ledger: Mapping[str, int]) -> Account:
+def add_up(sensors: Sequence[Incarnation], logger: Incarnation) -> Account:
     """Add up the ledgers of the sensors' incarnations and of the one logger.
 
-    Args:
-        sensors: Every process that published.
-        logger: The logger's node name.
-        ledger: The logger's counters.
+    A killed logger cannot say what it still had in hand: then all that is not known to be in its logs is lost to that.
     """
+    ledger = logger.counters
+    rows = _below(ledger, "logged/")
+    published = sum(sensor.counters.get("published", 0) for sensor in sensors)
+    lost: dict[str, dict[str, int]] = {}
+    if logger.was_killed:
+        _count(lost, logger.node, PROCESS_KILLED, published - sum(rows.values()))
+    else:
+        lost = _lost(sensors, logger.node, ledger, rows)
+    return Account(
+        published=published,
+        received=sum(_below(ledger, "taken/").values()),
+        logged=sum(rows.values()),
+        rows=rows,
+        lost=lost,
+    )
+
+
+def _lost(
+    sensors: Sequence[Incarnation], logger: str, ledger: Mapping[str, int], rows: Mapping[str, int]
+) -> dict[str, dict[str, int]]:
     lost: dict[str, dict[str, int]] = {}
     claimed: set[str] = set()
     for sensor in sensors:
         for cause, count in _lost_by(sensor, logger, ledger, claimed).items():
             _count(lost, sensor.node, cause, count)
-    received = sum(_below(ledger, "taken/").values())
     for key, count in _below(ledger, "taken/").items():
         if key not in claimed:  # of a channel that no sensor knows: shows up as too many
             _count(lost, key.partition("/")[0], UNACCOUNTED, -count)
-    rows = _below(ledger, "logged/")
     losses = _below(ledger, "logloss/")
     for key, count in losses.items():
         _count(lost, logger, "log_" + key.rpartition("/")[2], count)
+    received = sum(_below(ledger, "taken/").values())
     _count(lost, logger, UNACCOUNTED, received - sum(rows.values()) - sum(losses.values()))
-    return Account(
-        published=sum(sensor.counters.get("published", 0) for sensor in sensors),
-        received=received,
-        logged=sum(rows.values()),
-        rows=rows,
-        lost=lost,
-    )
+    return lost
 
 
 def _lost_by(sensor: Incarnation, logger: str, ledger: Mapping[str, int], claimed: set[str]) -> dict[str, int]:

@@ -187,10 +187,9 @@ class _Pipeline:
         done = time.time()
         sensor_lines: Sequence[Line] = sensor.lines if sensor is not None else ()
         logger_lines: Sequence[Line] = logger.lines if logger is not None else ()
-        counters = sensor.read_ledger() if sensor is not None else {}
-        was_killed = sensor is not None and sensor.process.poll() not in (0, 1)
-        incarnations = [Incarnation(node="sensor", counters=counters, was_killed=was_killed)]
-        account = add_up(incarnations, "logger", logger.read_ledger() if logger is not None else {})
+        incarnation = _incarnation("sensor", sensor)
+        counters, was_killed = incarnation.counters, incarnation.was_killed
+        account = add_up([incarnation], _incarnation("logger", logger))
         if was_killed and not self._stop.is_set and sensor is not None:
             self._failures.append(f"the sensor ended: {sensor.complaint()}")
         self._failures += [line["text"] for line in logger_lines if line["kind"] in ("log_failed", "unknown_type")]
@@ -208,6 +207,13 @@ class _Pipeline:
             failures=tuple(self._failures),
             exit_status=self._stop.exit_status or (143 if self._stop.is_set else 0 if is_whole else 1),
         )
+
+
+def _incarnation(node: str, child: Child | None) -> Incarnation:
+    if child is None:
+        return Incarnation(node=node, counters={}, was_killed=False)
+    ended_in_order = child.process.poll() in (0, 1, 130)
+    return Incarnation(node=node, counters=child.read_ledger(), was_killed=not ended_in_order)
 
 
 def _nothing() -> None:

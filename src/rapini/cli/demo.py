@@ -47,7 +47,6 @@ def demo(as_json: bool, log_dir: str | None, seconds: float) -> int:
         finally:
             view.close()
     if report is None:
-        view.text("stopped; nothing is left running")
         return stop.exit_status or 143
     show(report, view)
     if as_json:

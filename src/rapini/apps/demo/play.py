@@ -49,6 +49,7 @@ def play(view: View, stop: Stop, *, log_dir: str | None, seconds: float) -> Demo
             return story.tell()
         except Interrupted:
             story.abandon()
+            view.text(f"stopped, nothing is left running; the logs so far are in {logs}")
             return None
 
 

@@ -144,7 +144,7 @@ class Story:
         self._cast.start_receiver("manager")
         for sensor in SENSORS:
             line = self._status(sensor, "manager", "restarted", after=started)
-            text = f"{sensor} reconnected by itself: new handshake, manager is new (restarted)"
+            text = f"{sensor} dialled anew: new handshake, manager is new (restarted)"
             self._happened(text, line["at"] - started)
         for sensor in SENSORS:
             line = self._status("manager", sensor, _UP_AGAIN, after=started)

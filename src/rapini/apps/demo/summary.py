@@ -71,11 +71,8 @@ def summarise(
         child.read_ledger()
     sensors = [child for child in children if child.node in SENSORS]
     logger = next(child for child in children if child.node == "logger")
-    incarnations = [
-        Incarnation(node=child.node, counters=child.counters, was_killed=child.was_killed) for child in sensors
-    ]
     return DemoReport(
-        account=add_up(incarnations, "logger", logger.counters),
+        account=add_up([_incarnation(child) for child in sensors], _incarnation(logger)),
         channels_opened=_total(sensors, "channels_opened"),
         peers_lost=_total(children, "peers_lost"),
         peers_returned=_total(children, "peers_resumed") + _total(children, "peers_restarted"),
@@ -84,6 +81,10 @@ def summarise(
         log_dir=log_dir,
         seconds=seconds,
     )
+
+
+def _incarnation(child: Child) -> Incarnation:
+    return Incarnation(node=child.node, counters=child.counters, was_killed=child.was_killed)
 
 
 def _total(children: Iterable[Child], counter: str) -> int:

@@ -50,7 +50,8 @@ class SensorOptions:
     wait_timeout_s: float = 30.0
     """How long they may take; 0 begins at once."""
     drain_timeout_s: float = 30.0
-    """How long the delivery of the last events may take."""
+    """How long the delivery of the last events may take at the end of the captures. Whoever tells the sensor to stop
+    waits for `drain_timeout_s` of its node at most."""
     local_nets: tuple[str, ...] = DEFAULT_LOCAL_NETS
 
 
@@ -89,7 +90,7 @@ def run_sensor(
         if options.wait_timeout_s:
             sensor.wait_for_peers(options, stop)
         sensor.read()
-        node.close(options.drain_timeout_s)
+        node.close(None if stop.is_set else options.drain_timeout_s)
         sensor.report_statuses()
         book.enter(node)
     for damage in replay.damages:
