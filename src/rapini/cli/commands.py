@@ -27,7 +27,7 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
     "demo": CommandEntry("rapini.cli.demo:demo", "Watch sensors, a manager and a logger survive two kills"),
     "run": CommandEntry("rapini.cli.run:run", "Turn captures into logs, on this machine"),
     "sensor": CommandEntry("rapini.cli.programs:sensor", "Read packets, publish what happened"),
-    "manager": CommandEntry("rapini.cli.programs:manager", "The node in the middle, which relays to the loggers"),
+    "manager": CommandEntry("rapini.cli.programs:manager", "Watch everybody: who is there, and what happens"),
     "logger": CommandEntry("rapini.cli.programs:logger", "Write what arrives to log files"),
     "ca": CommandEntry("rapini.cli.ca:ca", "Make an authority, and certificates for nodes"),
     "publish": CommandEntry("rapini.cli.publish:publish", "Send events from JSON lines"),

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Final
 
 import click
 
 __all__ = ["demo"]
 
 
-@click.command()
+_DEMO_HELP: Final = """Watch a manager, a logger and two sensors survive what happens to processes.
+
+Four processes on this machine, joined by mutual TLS over 0MQ with throwaway keys. A sensor and the manager are
+killed with SIGKILL and started again, a sensor is frozen for a while; each loss, each new handshake and each return
+is shown with the time it took. Every event published is accounted for at the end.
+
+\b
+Statuses:
+  0 everything happened as told        1 something did not (the last line says what)
+  130 Ctrl-C, with nothing left running
+"""
+
+
+@click.command(help=_DEMO_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output, the story on stderr.")
 @click.option(
     "--log-dir", metavar="DIR", type=click.Path(), help="Where the logs go.  [default: a new temporary folder]"
@@ -23,17 +37,7 @@ __all__ = ["demo"]
     help="How long it should take, about.",
 )
 def demo(as_json: bool, log_dir: str | None, seconds: float) -> int:
-    r"""Watch a manager, a logger and two sensors survive what happens to processes.
-
-    Four processes on this machine, joined by mutual TLS over 0MQ with throwaway keys. A sensor and the manager are
-    killed with SIGKILL and started again, a sensor is frozen for a while; each loss, each new handshake and each return
-    is shown with the time it took. Every event published is accounted for at the end.
-
-    \b
-    Statuses:
-      0 everything happened as told        1 something did not (the last line says what)
-      130 Ctrl-C, with nothing left running
-    """
+    """Watch a manager, a logger and two sensors survive what happens to processes."""
     from rapini.apps.demo.play import play, show
     from rapini.apps.demo.view import make_view
     from rapini.apps.programs.stopping import Stop

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
 import click
 import msgspec
@@ -105,7 +105,32 @@ def _table(node: NodeOptions, name: str, kind: type[TableT], flags: dict[str, An
     return msgspec.structs.replace(table, **said)
 
 
-@click.command()
+_SENSOR_HELP: Final = """Read captures; publish connections (conn/closed) and DNS exchanges (dns/exchange).
+
+Begins when a peer is up, and ends when the captures are read and everything was delivered.
+
+\b
+Examples:
+  rapini sensor --read today.pcap --keys keys --connect zmq+tls://logger.example:9751
+  rapini sensor --read demo.pcap --rate 1000 --loop --wait-for logger --config sensor.toml
+"""
+
+_LOGGER_HELP: Final = """Write connections and DNS exchanges that arrive to conn.log and dns.log, as Zeek would.
+
+\b
+Example:
+  rapini logger --log-dir logs --keys keys --listen zmq+tls://0.0.0.0:9751
+"""
+
+_MANAGER_HELP: Final = """Watch everything that others publish: who is there, and what happens.
+
+\b
+Example:
+  rapini manager --keys keys --listen zmq+tls://0.0.0.0:9750
+"""
+
+
+@click.command(help=_SENSOR_HELP)
 @click.option(
     "--read", metavar="FILE", multiple=True, type=click.Path(), help="A pcap or pcapng file. May be repeated."
 )
@@ -118,15 +143,7 @@ def _table(node: NodeOptions, name: str, kind: type[TableT], flags: dict[str, An
 @_program_options
 @node_options("sensor")
 def sensor(node: NodeOptions, **flags: Any) -> int:
-    r"""Read captures; publish connections (conn/closed) and DNS exchanges (dns/exchange).
-
-    Begins when a peer is up, and ends when the captures are read and everything was delivered.
-
-    \b
-    Examples:
-      rapini sensor --read today.pcap --keys keys --connect zmq+tls://logger.example:9751
-      rapini sensor --read demo.pcap --rate 1000 --loop --wait-for logger --config sensor.toml
-    """
+    """Read captures; publish connections (conn/closed) and DNS exchanges (dns/exchange)."""
     program = {name: flags.pop(name) for name in ("overflow", "ledger", "parent", "as_json", "quiet")}
     for name in ("read", "wait_for", "local_nets"):
         flags[name] = list(flags[name]) or None
@@ -147,19 +164,14 @@ def sensor(node: NodeOptions, **flags: Any) -> int:
     return _start(run_sensor, node, options, **program)
 
 
-@click.command()
+@click.command(help=_LOGGER_HELP)
 @click.option("--log-dir", metavar="DIR", type=click.Path(), help="Where conn.log and dns.log go; made if need be.")
 @click.option("--log-format", type=click.Choice(("tsv", "json")), help="Zeek's TSV or JSON lines.  [default: tsv]")
 @click.option("--force", is_flag=True, help="Replace logs that are there.")
 @_program_options
 @node_options("logger")
 def logger(node: NodeOptions, **flags: Any) -> int:
-    r"""Write connections and DNS exchanges that arrive to conn.log and dns.log, as Zeek would.
-
-    \b
-    Example:
-      rapini logger --log-dir logs --keys keys --listen zmq+tls://0.0.0.0:9751
-    """
+    """Write connections and DNS exchanges that arrive to conn.log and dns.log, as Zeek would."""
     program = {name: flags.pop(name) for name in ("overflow", "ledger", "parent", "as_json", "quiet")}
     table = _table(node, "logger", LoggerTable, flags)
     if not table.log_dir:
@@ -168,18 +180,13 @@ def logger(node: NodeOptions, **flags: Any) -> int:
     return _start(run_logger, node, options, **program)
 
 
-@click.command()
+@click.command(help=_MANAGER_HELP)
 @click.option("--interval", "interval_s", type=click.FloatRange(0), help="Seconds between summaries.  [default: 10]")
 @click.option("--top", type=click.IntRange(1, 100), help="Hosts, services and names in a summary.  [default: 3]")
 @_program_options
 @node_options("manager")
 def manager(node: NodeOptions, **flags: Any) -> int:
-    r"""Watch everything that others publish: who is there, and what happens.
-
-    \b
-    Example:
-      rapini manager --keys keys --listen zmq+tls://0.0.0.0:9750
-    """
+    """Watch everything that others publish: who is there, and what happens."""
     program = {name: flags.pop(name) for name in ("overflow", "ledger", "parent", "as_json", "quiet")}
     table = _table(node, "manager", ManagerTable, flags)
     return _start(run_manager, node, ManagerOptions(interval_s=table.interval_s, top=table.top), **program)

@@ -24,7 +24,23 @@ __all__ = ["run"]
 _LINE_EVERY_S: Final = 5.0
 
 
-@click.command()
+_RUN_HELP: Final = """Turn pcap or pcapng files into conn.log and dns.log, on this machine, with nothing to configure.
+
+Several captures are read in order, as parts of one. A sensor and a logger run as processes of their own, joined by
+mutual TLS with throwaway keys.
+
+\b
+Statuses:
+  0 every event is in a log        1 a damaged capture (what could be read is logged), or a loss
+  2 nothing was started            130 Ctrl-C
+
+\b
+Example:
+  rapini run monday.pcap tuesday.pcapng --log-dir logs
+"""
+
+
+@click.command(help=_RUN_HELP)
 @click.argument("captures", metavar="CAPTURE...", nargs=-1, required=True, type=click.Path())
 @click.option("--log-dir", metavar="DIR", required=True, type=click.Path(), help="Where the logs go; made if need be.")
 @click.option(
@@ -37,20 +53,7 @@ _LINE_EVERY_S: Final = 5.0
 @click.option("--force", is_flag=True, help="Write into a folder that is not empty, replacing its logs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as one JSON object on standard output.")
 def run(captures: tuple[str, ...], log_dir: str, log_format: str, force: bool, as_json: bool) -> int:
-    r"""Turn pcap or pcapng files into conn.log and dns.log, on this machine, with nothing to configure.
-
-    Several captures are read in order, as parts of one. A sensor and a logger run as processes of their own, joined by
-    mutual TLS with throwaway keys.
-
-    \b
-    Statuses:
-      0 every event is in a log        1 a damaged capture (what could be read is logged), or a loss
-      2 nothing was started            130 Ctrl-C
-
-    \b
-    Example:
-      rapini run monday.pcap tuesday.pcapng --log-dir logs
-    """
+    """Turn pcap or pcapng files into conn.log and dns.log, on this machine, with nothing to configure."""
     plan = RunPlan(captures=captures, directory=Path(log_dir), format=LogFormat(log_format), is_forced=force)
     with Stop() as stop, _Bar() as bar:
         report = run_pipeline(plan, stop, bar.update)

@@ -186,3 +186,10 @@ def test_the_pace_is_what_was_asked_for(option: str, seconds: float) -> None:
         took = time.monotonic() - began
     assert replay.packets == len(times)
     assert seconds * 0.9 < took < seconds * 2
+
+
+@pytest.mark.parametrize("command", ["sensor", "logger", "manager", "run", "demo"])
+def test_help_shows_its_examples_line_by_line(command: str) -> None:
+    text = rapini(command, "--help").stdout
+    assert "\\b" not in text
+    assert f"\n    rapini {command} " in text or "\n    0 everything happened as told" in text
