@@ -103,6 +103,7 @@ class Monitor:
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], watched: zmq.Socket[bytes], events: int) -> None:
         name = f"inproc://rapini-monitor-{next(_names)}"
         watched.monitor(name, events)
+        self._watched = watched
         self._socket = context.socket(zmq.PAIR)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.RCVHWM, 0)
@@ -119,7 +120,12 @@ class Monitor:
             receive(zmq.DONTWAIT)  # the endpoint, which we know
 
     def close(self) -> None:
-        """After its descriptor was unregistered and before the watched socket is closed."""
+        """After its descriptor was unregistered and before the watched socket is closed.
+
+        Our end goes last: a PAIR without its peer blocks whoever sends, which would be libzmq's I/O thread with the next
+        event, for ever, and every connection of the node with it.
+        """
+        self._watched.disable_monitor()
         self._socket.close(linger=0)
 
 
