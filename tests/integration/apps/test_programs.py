@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from rapini import Authority, Event, Node
+from rapini import Authority, Event, Node, PeerState, PeerStatus
 from rapini.apps.ledger import Ledger
 from rapini.apps.programs.replay import Replay
+from rapini.apps.programs.report import printable, status_text
 from rapini.apps.programs.stopping import Stop
 from rapini.apps.schema import Connection
 from rapini.apps.sensor import Analyzer, AnalyzerConfig, open_capture
@@ -193,3 +194,8 @@ def test_help_shows_its_examples_line_by_line(command: str) -> None:
     text = rapini(command, "--help").stdout
     assert "\\b" not in text
     assert f"\n    rapini {command} " in text or "\n    0 everything happened as told" in text
+
+
+def test_what_comes_from_outside_cannot_command_a_terminal() -> None:
+    status = PeerStatus(state=PeerState.LEFT, peer="sensor", code="goodbye", detail="\x1b]0;owned\x07\n+ fake: up")
+    assert printable(status_text(status)).endswith(r"sensor: left (goodbye): \x1b]0;owned\x07\n+ fake: up")

@@ -201,3 +201,21 @@ def test_a_killed_logger_ends_the_run_with_what_is_known(tmp_path: Path) -> None
     assert are_gone(family)
     report = json.loads(ended.stdout)
     assert report["published"] == report["logged"] + report["lost"]["logger"]["process_killed"]
+
+
+def test_a_killed_sensor_is_accounted_for_to_the_last_event(tmp_path: Path) -> None:
+    """It dies at full speed, with events in its hands; the logger's count and its ledger tell how many those were."""
+    capture = _long_capture(tmp_path / "long.pcap", 300)
+    with running("run", capture, "--log-dir", tmp_path / "logs", "--json") as process:
+        assert wait_until((tmp_path / "logs" / "conn.log").exists, 15)
+        family = descendants(process.pid)
+        next(child for child in family if "sensor" in child.cmdline()).kill()
+        ended = finish(process)
+    assert ended.status == 1
+    assert "the sensor ended" in ended.stderr
+    assert are_gone(family)
+    report = json.loads(ended.stdout)
+    rows = len(tsv_rows(tmp_path / "logs" / "conn.log")) + len(tsv_rows(tmp_path / "logs" / "dns.log"))
+    assert report["logged"] == report["received"] == rows > 0
+    assert report["lost"].get("sensor", {}).keys() <= {"process_killed"}
+    assert report["published"] == rows + report["lost"].get("sensor", {}).get("process_killed", 0)

@@ -13,7 +13,7 @@ from typing import Final, TextIO
 
 from rapini import PeerState, PeerStatus
 
-__all__ = ["Reporter", "status_fields", "status_text"]
+__all__ = ["Reporter", "printable", "status_fields", "status_text"]
 
 Field = str | int | float | bool | None | list[str] | dict[str, int]
 
@@ -50,6 +50,11 @@ def status_text(status: PeerStatus) -> str:
     return f"{clock} {_MARKS.get(status.state, '.')} {status}{where}"
 
 
+def printable(text: str) -> str:
+    """One line that is safe on a terminal: peers' words and names out of packets may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 class Reporter:
     """Writes lines. Thread: any, a line is one write.
 
@@ -68,14 +73,14 @@ class Reporter:
         if self.as_json:
             self._json("status", status_fields(status))
         elif status.state in _MARKS and (not self._is_quiet or status.state is PeerState.REJECTED):
-            self._write(status_text(status))
+            self._write(printable(status_text(status)))
 
     def say(self, kind: str, text: str, **fields: Field) -> None:
         """Something happened: `kind` and `fields` for programs, `text` for people (none if empty)."""
         if self.as_json:
             self._json(kind, {"text": text, **fields} if text else fields)
         elif text and not self._is_quiet:
-            self._write(text)
+            self._write(printable(text))
 
     def counters(self, counters: dict[str, int]) -> None:
         """The counters at this moment; for programs alone."""
