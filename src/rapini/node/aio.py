@@ -86,9 +86,11 @@ class AsyncNode:
 
         inbox.on_put = wake
         try:
-            while not inbox.is_ended:
+            while True:
                 item = inbox.get(0)
                 if item is None:
+                    if inbox.is_ended:
+                        return
                     await arrived.wait()
                     arrived.clear()
                 elif isinstance(item, PeerStatus):
