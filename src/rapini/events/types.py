@@ -120,6 +120,8 @@ class Network(Record, order=True, frozen=True, array_like=True, gc=False):
         if address.version != self.address.version:
             return False
         shift = len(self.address.packed) * 8 - self.prefix_len
+        if shift < 0:  # an IPv4 network that a peer gave more than 32 bits
+            return False
         ours, theirs = (int.from_bytes(a.packed, "big") >> shift for a in (self.address, address))
         return ours == theirs
 

@@ -49,6 +49,10 @@ def test_a_network_holds_what_ipaddress_says_it_holds(
             assert (Address.of(other) in network) is (other in reference)
 
 
+def test_a_network_that_no_peer_should_send_contains_nothing() -> None:
+    assert Address.of("10.0.0.1") not in Network(Address.of("10.0.0.1"), 100)
+
+
 def test_a_network_with_host_bits_is_refused() -> None:
     with pytest.raises(ValueError):
         Network.of("10.0.0.1/8")
