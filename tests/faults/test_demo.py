@@ -16,7 +16,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.integration.apps.helpers import are_gone, descendants, finish, rapini, running, tsv_rows, wait_until
+from tests.integration.apps.helpers import (
+    are_gone,
+    descendants,
+    finish,
+    rapini,
+    running,
+    temporary,
+    tsv_rows,
+    wait_until,
+)
 
 
 @pytest.mark.timeout(90)
@@ -86,7 +95,7 @@ def test_ctrl_c_leaves_no_orphan(frozen: bool, tmp_path: Path) -> None:
 
 
 def test_a_killed_demo_leaves_no_orphan_not_even_a_frozen_one(tmp_path: Path) -> None:
-    with running("demo", "--log-dir", tmp_path / "logs") as process:
+    with running("demo", "--log-dir", tmp_path / "logs", env=temporary(tmp_path)) as process:
         assert wait_until(_demo_is_flowing(process), 20)
         family = descendants(process.pid)
         assert len(family) == 4

@@ -62,6 +62,11 @@ def running(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen
                 child.kill()
 
 
+def temporary(folder: Path) -> dict[str, str]:
+    """An environment in which temporary files go into this folder: for parents that are killed and cannot tidy up."""
+    return {**os.environ, "TMPDIR": str(folder)}
+
+
 def finish(process: subprocess.Popen[str], timeout_s: float = 30.0) -> Ended:
     """Wait for the end of a background process."""
     stdout, stderr = process.communicate(timeout=timeout_s)

@@ -24,6 +24,7 @@ from tests.integration.apps.helpers import (
     rapini,
     running,
     stop,
+    temporary,
     tsv_rows,
     wait_until,
 )
@@ -159,7 +160,7 @@ def test_ctrl_c_closes_the_logs_and_leaves_nobody(tmp_path: Path) -> None:
 
 def test_a_killed_parent_leaves_nobody(tmp_path: Path) -> None:
     capture = _long_capture(tmp_path / "long.pcap", 300)
-    with running("run", capture, "--log-dir", tmp_path / "logs") as process:
+    with running("run", capture, "--log-dir", tmp_path / "logs", env=temporary(tmp_path)) as process:
         assert wait_until((tmp_path / "logs" / "conn.log").exists, 15)
         family = descendants(process.pid)
         assert len(family) == 2
