@@ -8,20 +8,25 @@ for asyncio. Everything that Rapini's own programs do, they do with what is list
 
 from __future__ import annotations
 
-from rapini.errors import RapiniError
-from rapini.events import Address, Event, Interval, Network, Port, RawEvent, Record, Time, UnknownEvent
-from rapini.node import (
-    AsyncNode,
-    CountersSnapshot,
-    EventRun,
-    Node,
-    NodeSettings,
-    Origin,
-    PeerInfo,
-    PeerState,
-    PeerStatus,
-)
-from rapini.secure.authority import Authority
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rapini.errors import RapiniError
+    from rapini.events import Address, Event, Interval, Network, Port, RawEvent, Record, Time, UnknownEvent
+    from rapini.node import (
+        AsyncNode,
+        CountersSnapshot,
+        EventRun,
+        Node,
+        NodeSettings,
+        Origin,
+        PeerInfo,
+        PeerState,
+        PeerStatus,
+    )
+    from rapini.secure.authority import Authority
+    from rapini.secure.describe import CertificateInfo, describe_certificates_untrusted
 
 __version__ = "0.1.0"
 
@@ -29,6 +34,7 @@ __all__ = [
     "Address",
     "AsyncNode",
     "Authority",
+    "CertificateInfo",
     "CountersSnapshot",
     "Event",
     "EventRun",
@@ -46,4 +52,23 @@ __all__ = [
     "Record",
     "Time",
     "UnknownEvent",
+    "describe_certificates_untrusted",
 ]
+
+
+_HOMES = {
+    "rapini.errors": ("RapiniError",),
+    "rapini.events": ("Address", "Event", "Interval", "Network", "Port", "RawEvent", "Record", "Time", "UnknownEvent"),
+    "rapini.secure.authority": ("Authority",),
+    "rapini.secure.describe": ("CertificateInfo", "describe_certificates_untrusted"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used: `rapini --help` and a small program's start need few of them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF.get(name, "rapini.node")), name)
+    globals()[name] = value
+    return value

@@ -8,8 +8,7 @@ from typing import Final
 
 import click
 
-from rapini import Authority
-from rapini.cli.certificate import CertificateInfo, read_certificates_untrusted
+from rapini import Authority, CertificateInfo, describe_certificates_untrusted
 from rapini.cli.failures import printable
 from rapini.errors import ConfigError, DecodeError
 
@@ -99,7 +98,7 @@ def _read(file: Path) -> list[CertificateInfo]:
     with file.open("rb") as stream:
         pem = stream.read(_MAX_FILE_BYTES)
     try:
-        found = read_certificates_untrusted(pem)
+        found = describe_certificates_untrusted(pem)
     except DecodeError as error:
         raise ConfigError(error.code, error.detail, where=str(file)) from None
     if not found:

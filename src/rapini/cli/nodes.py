@@ -137,6 +137,8 @@ def node_arguments(options: NodeOptions, **changes: Any) -> dict[str, Any]:
 def _name(options: NodeOptions, settings: NodeSettings) -> str:
     if options.name is not None:
         return options.name
+    if settings.name:
+        return settings.name
     if settings.keys or settings.certificate:
         return options.default_name  # the certificate's name, or the error says which file was looked for
     return f"{options.default_name}-{os.getpid()}"  # two of them may run at once

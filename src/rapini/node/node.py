@@ -155,6 +155,11 @@ class Node:
             self._check_open()
             return str(self._core.listen(endpoint))
 
+    def endpoints(self) -> list[str]:
+        """The endpoints listened on, as bound: ports of 0 are resolved."""
+        with self._lock:
+            return list(self._core.listening)
+
     def connect(self, url: str, *, wait_s: float = 10.0) -> str:
         """Dial an endpoint, and by default wait until its peer is up.
 

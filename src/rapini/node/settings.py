@@ -25,6 +25,8 @@ _Bytes = Annotated[int, msgspec.Meta(ge=1024, le=2**40)]
 class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a node may be told; every field is an option of the table `[node]`."""
 
+    name: str = ""
+    """The node's name, for programs that take it from here; `Node` is told it."""
     cluster: str = "rapini"
     """The cluster's name where no certificate says it (`plain`)."""
     role: str = ""

@@ -14,8 +14,7 @@ from cryptography.hazmat.primitives import hashes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rapini import Node
-from rapini.cli.certificate import read_certificates_untrusted
+from rapini import Node, describe_certificates_untrusted
 from rapini.errors import DecodeError
 from rapini.testing.authority import ThrowawayAuthority
 from tests.conftest import missing_component
@@ -77,7 +76,7 @@ def test_show_reads_certificates_of_other_makers() -> None:
     if bundle is None:
         missing_component("this machine has no bundle of authorities (Debian: ca-certificates)")
     pem = Path(bundle).read_bytes()
-    ours, theirs = read_certificates_untrusted(pem), x509.load_pem_x509_certificates(pem)
+    ours, theirs = describe_certificates_untrusted(pem), x509.load_pem_x509_certificates(pem)
     assert len(ours) == len(theirs) > 10
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.fingerprint_sha256 == other.fingerprint(hashes.SHA256()).hex()
@@ -96,5 +95,5 @@ def test_a_damaged_certificate_is_read_or_refused(certificate: bytes, at: int, v
     damaged[at % len(damaged)] = value
     for der in (bytes(damaged), bytes(damaged[: cut % len(damaged)])):
         with suppress(DecodeError):
-            (info,) = read_certificates_untrusted(ssl.DER_cert_to_PEM_cert(der).encode())
+            (info,) = describe_certificates_untrusted(ssl.DER_cert_to_PEM_cert(der).encode())
             assert info.fingerprint_sha256 == hashlib.sha256(der).hexdigest()
