@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+import weakref
 
 from rapini.errors import TransportError
 from rapini.node.admission import Admission
@@ -206,6 +207,7 @@ class Core:
             owner.is_finished = True
             owner.link.transport_ended(code, detail, now)
             self.service(owner, now)
+            connection.user = None  # else the two keep each other, and the TLS state, until the next collection
         elif isinstance(owner, Dial) and owner.state is DialState.CONNECTING:
             self._dial_failed(owner, code, detail, now)
 
@@ -228,9 +230,13 @@ class Core:
         due = link.next_timer()
         if due is not None and due < record.timer_at:
             record.timer_at = due
-            self.loop.call_at(due, lambda at: self._link_timer(record, at))
+            held = weakref.ref(record)  # the timer may be far off, and must not keep the TLS state of what is over
+            self.loop.call_at(due, lambda at: self._link_timer(held, at))
 
-    def _link_timer(self, record: LinkRecord, now: float) -> None:
+    def _link_timer(self, held: weakref.ref[LinkRecord], now: float) -> None:
+        record = held()
+        if record is None:
+            return
         record.timer_at = float("inf")
         due = record.link.next_timer()
         if due is not None and due <= now:

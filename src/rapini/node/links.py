@@ -40,6 +40,7 @@ class LinkRecord:
     """
 
     __slots__ = (
+        "__weakref__",
         "connection",
         "dial",
         "gate",
