@@ -22,7 +22,7 @@ PROCESSES = 2
 
 
 @pytest.mark.timeout(150)
-@pytest.mark.parametrize(("scheme", "seconds"), [("zmq+tls", 30), ("tcp+tls", 10)])
+@pytest.mark.parametrize(("scheme", "seconds"), [("zmq+tls", 30), ("tcp+tls", 6)])
 def test_500_clients_with_churn(keys: Keys, scheme: str, seconds: int) -> None:
     """Every message reaches its peer only, all of them while it is up, and the accounts agree."""
     names = [f"swarm-{i:03}" for i in range(CLIENTS)]
@@ -55,7 +55,7 @@ def test_500_clients_with_churn(keys: Keys, scheme: str, seconds: int) -> None:
     assert total["starved"] == 0
     assert total["idle_at_the_end"] == 0
     assert total["up"] == CLIENTS
-    assert total["ups"] >= CLIENTS + 0.7 * seconds * CLIENTS / 10, "too little churn: the test tests nothing"
+    assert total["ups"] >= CLIENTS + 0.9 * seconds * CLIENTS / 10, "too little churn: the test tests nothing"
     assert consumer.wrong == []
     assert consumer.count >= 0.9 * total["sent"]
     assert total["own"] <= sum(counters.sent.values())

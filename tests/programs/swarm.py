@@ -11,6 +11,7 @@ Argument: one JSON object (see `main`). Output: one JSON object when all are up,
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import selectors
@@ -130,7 +131,7 @@ class Swarm:
                 return
             if churn and now >= next_churn:
                 next_churn += 0.1
-                self._churn(round(len(self.clients) * churn / 10), now)
+                self._churn(math.ceil(len(self.clients) * churn / 10), now)
             self._turn(now)
 
     def close(self) -> None:
