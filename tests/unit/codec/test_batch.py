@@ -251,6 +251,13 @@ def test_a_wrong_count_over_many_bytes_is_one_report() -> None:
     assert run.bad[0].count == 2**20 + 6
 
 
+@pytest.mark.parametrize("count", [0, 1, 3, 4])
+@pytest.mark.parametrize("name", ["RawEvent", "NeverHeard"])
+def test_a_run_that_does_not_hold_what_it_announces_is_dropped(name: str, count: int) -> None:
+    run = decode_one(run_of("rapini.RawEvent" if name == "RawEvent" else name, pack([[b"one"], [b"two"]]), count))
+    assert (list(run.events), [bad.path for bad in run.bad]) == ([], ["$"])
+
+
 @pytest.mark.parametrize("wrong", ["", "a\nb", "x" * 256, "\x1b[2J"])
 def test_a_run_of_a_bad_name_or_topic_is_dropped_without_quoting_it(wrong: str) -> None:
     for name, topic in ((wrong, "t"), ("Everything", wrong)):

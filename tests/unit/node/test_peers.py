@@ -101,6 +101,7 @@ def test_an_acknowledgement_and_a_goodbye_in_one_read_send_nothing_after_the_end
     world.hear(encode_frame(Ack(1)) + encode_frame(Goodbye("goodbye")))
     assert session.outbox.acknowledged == 1
     assert session.outbox.dropped == {"peer_left": {"t": 1}}
+    assert world.counters.sent == {"alpha": 1}
     assert world.states()[-1] is PeerState.LEFT
 
 

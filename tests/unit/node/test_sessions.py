@@ -106,6 +106,21 @@ def test_what_is_missing_counts_as_taken_so_that_credit_returns() -> None:
     assert state.taken == 6
 
 
+def test_a_greeting_speaks_of_what_was_received_whether_it_was_taken_or_not() -> None:
+    state = session(window=77)
+    state.admitted(greeting_of("us"), greeting_of("them", incarnation=incarnation_of("them")), Epoch(4))
+    state.received(batch_received(0, 3))
+    said = state.greeting("test", "us", "sensor", incarnation_of("us"))
+    assert said == greeting_of(
+        "us",
+        role="sensor",
+        window_bytes=77,
+        known_incarnation=incarnation_of("them"),
+        known_epoch=4,
+        received_events=3,
+    )
+
+
 def test_a_batch_of_an_earlier_generation_moves_nothing() -> None:
     state = session()
     state.received(batch_received(0, 2))
