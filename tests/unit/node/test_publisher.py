@@ -19,7 +19,7 @@ from rapini.node.settings import NodeSettings
 from rapini.session.outbox import Batch, Outbox
 
 
-class Tick(Event, topic="pub/tick"):
+class Tick(Event, topic="pub/tick", name="test.publisher.Tick"):
     number: int
 
 

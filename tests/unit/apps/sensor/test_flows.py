@@ -230,7 +230,7 @@ def test_a_ping_is_one_flow_with_types_for_ports(hosts: tuple[str, str], kinds: 
     reply = icmp(hosts[1], hosts[0], kinds[1], payload=bytes(48))
     (event,), _ = analyze([(START, request), (START + 0.1, reply), (START + 1, request)])
     assert (event.proto, event.orig_p, event.resp_p, event.ip_proto) == ("icmp", *kinds, protocol)
-    assert (event.conn_state, event.history, event.orig_bytes, event.resp_bytes) == ("OTH", "", 96, 48)
+    assert (event.conn_state, event.history, event.orig_bytes, event.resp_bytes) == ("OTH", None, 96, 48)
     assert event.service is None
 
 
