@@ -169,7 +169,7 @@ def test_a_stopped_listener_is_noticed_by_the_dialler_after_its_last_message(pai
     accepted, dialled = joined(server, client)
     for n in range(40):
         assert accepted.send(b"%d" % n) is SendResult.SENT
-    time.sleep(0.05)
+    time.sleep(0.5)  # nobody reads: everything lies in the dialler's queues by now, on a busy machine too
     accepted.abort()
     run([server, client], lambda: client.of(Disconnected, dialled))
     assert client.data[dialled] == [b"%d" % n for n in range(40)]
@@ -272,7 +272,7 @@ def test_an_unfinished_giant_frame_costs_nothing_and_ends(announced: int) -> Non
         for raw in strangers:
             raw.sendall(struct.pack("!BQ", 2, announced) + bytes(100))
         assert _still_serves(server, endpoint) < 1.0
-        run([server], lambda: len(server.of(Disconnected)) == len(strangers) + 1)
+        run([server], lambda: len(server.of(Disconnected)) > len(strangers))  # the honest one may have tried twice
         assert _rss_bytes() - before < 50_000_000
         for raw in strangers:
             raw.close()
