@@ -31,6 +31,22 @@ MAX_TOPIC_BYTES: Final = 255
 MAX_SUBSCRIPTIONS: Final = 4096
 """Subscription prefixes that one peer may hold here."""
 
+MAX_BATCH_EVENTS: Final = 131_072
+"""Events in one batch; a one-byte event becomes an object of a hundred bytes here, so bytes alone bound too little."""
+
+MAX_CONTROL_FRAMES: Final = 4096
+"""Control frames (pings, subscriptions, acknowledgements of nothing new) that a peer may send in a burst. Each costs
+us several microseconds of the I/O thread, and most an answer."""
+
+CONTROL_FRAMES_PER_S: Final = 1000
+"""How fast that allowance grows back."""
+
+MAX_UNSENT_BYTES: Final = MAX_FRAME_BYTES + 1024 * 1024
+"""What may wait for a peer below its credit: the largest batch, and answers that it does not read."""
+
+MAX_GREETING_LINKS: Final = 4
+"""Connections that one proven name may have in its greeting at a time. The half-open limit counts strangers only."""
+
 MAX_HALF_OPEN: Final = 256
 """Unauthenticated connections that a listener holds at a time; more are shut at once and counted. The oldest is never
 pushed out: a flood must not be able to evict an honest peer in its handshake."""

@@ -32,6 +32,7 @@ _SMALL_ARRAY: Final = 15
 _ARRAY16: Final = struct.Struct(">BH")
 _MAX_RUNS: Final = 65_535
 _MAX_DATA_BYTES: Final = limits.MAX_FRAME_BYTES // 2
+_MAX_EVENTS: Final = limits.MAX_BATCH_EVENTS
 
 # What msgspec may raise for somebody's bytes: the last three come from values that Python itself refuses, such as a set
 # of dicts, or from nesting without end.
@@ -90,12 +91,13 @@ class DecodedRun(msgspec.Struct, frozen=True, kw_only=True):
 
 def split_into_batches(runs: Sequence[EncodedRun]) -> Iterator[Sequence[EncodedRun]]:
     """Part runs, in order, into groups that each fit one batch; nearly always there is one group."""
-    first = size = 0
+    first = size = events = 0
     for at, run in enumerate(runs):
         size += len(run.data)
-        if at > first and (size > _MAX_DATA_BYTES or at - first == _MAX_RUNS):
+        events += run.count
+        if at > first and (size > _MAX_DATA_BYTES or events > _MAX_EVENTS or at - first == _MAX_RUNS):
             yield runs[first:at]
-            first, size = at, len(run.data)
+            first, size, events = at, len(run.data), run.count
     yield runs[first:] if first else runs
 
 
@@ -128,6 +130,8 @@ class Codec:
             be encoded (only those are missing from the runs).
         """
         kind = type(events[0])
+        if len(events) > _MAX_EVENTS:
+            return self._halves(topic, events)
         self.encode_calls += 1
         try:
             if kind is UnknownEvent:
@@ -197,10 +201,15 @@ class Codec:
         Raises:
             DecodeError: `not_a_batch`, when not even the runs can be told apart.
         """
+        # What is announced is looked at before anything is made of it: one byte can become an object of a hundred.
+        if _announced(data) > _MAX_RUNS:
+            raise DecodeError("not_a_batch", f"not a batch of events: more than {_MAX_RUNS} runs")
         try:
             runs = self._runs.decode(data)
         except _DECODE_ERRORS as exc:
             raise DecodeError("not_a_batch", f"not a batch of events: {_bounded(str(exc))}") from None
+        if sum([_announced(run.events) for run in runs]) > _MAX_EVENTS:
+            raise DecodeError("not_a_batch", f"not a batch of events: more than {_MAX_EVENTS} events")
         return [self._decode_run(run) for run in runs]
 
     def _decode_run(self, run: _WireRun) -> DecodedRun:
@@ -261,6 +270,15 @@ class Codec:
         count = max(1, min(run.count, len(run.events)))
         bad = (BadEvent(index=0, count=count, path="$", detail=_bounded(detail)),)
         return DecodedRun(name=run.name, topic=run.topic, events=(), bad=bad)
+
+
+def _announced(data: bytes | memoryview) -> int:
+    """How many elements a MessagePack array says it has; 0 if it is none (its decoder says what is wrong)."""
+    first = data[0] if len(data) else 0
+    if 0x90 <= first <= 0x9F:
+        return first & 0x0F
+    size = {0xDC: 2, 0xDD: 4}.get(first, 0)
+    return int.from_bytes(data[1 : 1 + size], "big")
 
 
 def _decoder(kind: type[_T], event_class: type[Event]) -> msgspec.msgpack.Decoder[_T]:

@@ -24,6 +24,7 @@ MAX_THREADS: Final = 8
 """Hooks that run at a time; started as needed."""
 
 Verdict = Callable[[bool, str], None]
+StillWanted = Callable[[], bool]
 
 
 class Admission:
@@ -37,13 +38,16 @@ class Admission:
     def __init__(self, hook: Callable[[PeerInfo], bool] | None, name: str) -> None:
         self._hook = hook
         self._name = name
-        self._waiting: queue.SimpleQueue[tuple[PeerInfo, Verdict] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[tuple[PeerInfo, Verdict, StillWanted] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
         self._unanswered = 0
 
-    def ask(self, peer: PeerInfo, verdict: Verdict) -> None:
-        """Ask about a peer; `verdict(is_admitted, why_not)` is called at once without a hook, else on a thread."""
+    def ask(self, peer: PeerInfo, verdict: Verdict, is_wanted: StillWanted = lambda: True) -> None:
+        """Ask about a peer; `verdict(is_admitted, why_not)` is called at once without a hook, else on a thread.
+
+        Nobody is asked once `is_wanted` says no: a peer that comes and goes must not make the others wait.
+        """
         if self._hook is None:
             verdict(True, "")
             return
@@ -51,7 +55,7 @@ class Admission:
             self._unanswered += 1
             is_short = self._threads < min(self._unanswered, MAX_THREADS)
             self._threads += is_short
-        self._waiting.put((peer, verdict))
+        self._waiting.put((peer, verdict, is_wanted))
         if is_short:
             threading.Thread(target=self._run, name=f"rapini-admission-{self._name}", daemon=True).start()
 
@@ -62,8 +66,8 @@ class Admission:
 
     def _run(self) -> None:
         while (item := self._waiting.get()) is not None:
-            peer, verdict = item
-            answer = self._judge(peer)
+            peer, verdict, is_wanted = item
+            answer = self._judge(peer) if is_wanted() else (False, "it is gone")
             with self._lock:
                 self._unanswered -= 1
             verdict(*answer)

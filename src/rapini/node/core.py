@@ -8,11 +8,13 @@ admission hook has its own thread. Everything is under the loop's lock.
 from __future__ import annotations
 
 import contextlib
+import logging
 import random
 import time
 import weakref
 
-from rapini.errors import TransportError
+from rapini import limits
+from rapini.errors import LocalError, TransportError
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters, CountersSnapshot
@@ -25,8 +27,9 @@ from rapini.node.status import PeerState, PeerStatus
 from rapini.secure.channel import Channel, Side
 from rapini.secure.envelope import Accepted as Opened
 from rapini.secure.envelope import Dropped, EnvelopeGate, Refused
-from rapini.session.link import Link, Timing
+from rapini.session.link import CloseKind, Link, LinkClosed, Timing
 from rapini.session.redial import Backoff, Reconnect, Redial
+from rapini.threads import ThreadFailure
 from rapini.transport import (
     Accepted,
     Connected,
@@ -45,6 +48,8 @@ from rapini.transport.resolver import Resolved, ResolveFailed, Resolver
 
 __all__ = ["Core"]
 
+_log = logging.getLogger("rapini.node")
+
 
 class Core:
     """Joins transports to sessions for one node. `Node` is its public face.
@@ -59,10 +64,12 @@ class Core:
     def __init__(self, name: str, settings: NodeSettings, channels: ChannelFactory, admission: Admission) -> None:
         self.settings = settings
         self.counters = Counters()
-        self.loop = Loop(name, self._turn, self._stalled)
+        self.loop = Loop(name, self._turn, self._stalled, self._failed)
         self.lock = self.loop.lock
         self.listening: dict[str, Endpoint] = {}
         self.is_closing = False
+        self.error: LocalError | None = None
+        """Why this node does nothing any more, though nobody closed it."""
         self.peers = Peers(
             name=name,
             settings=settings,
@@ -71,6 +78,7 @@ class Core:
             loop=self.loop,
             admission=admission,
             service=self.service,
+            contain=self.contain,
         )
         self.publisher = self.peers.publisher
         self._name = name
@@ -90,7 +98,10 @@ class Core:
         has_more = False
         for transport in list(self._transports.values()):
             for outcome in transport.outcomes():
-                self._on_transport(outcome, now)
+                try:
+                    self._on_transport(outcome, now)
+                except Exception as error:  # noqa: BLE001 - see `contain`
+                    self._contain_connection(outcome.connection, error, now)
             has_more = has_more or transport.has_more
         publisher = self.publisher
         if publisher.flush_at is not None and publisher.flush_at <= now and not publisher.is_blocked():
@@ -218,35 +229,109 @@ class Core:
         record.in_service = True
         link = record.link
         try:
-            while outcomes := link.outcomes():
-                for outcome in outcomes:
-                    self.peers.handle(record, outcome, now)
+            self._handle_outcomes(record, now)
             record.transmit()
+            if record.unsent_bytes > limits.MAX_UNSENT_BYTES:
+                link.fail("not_reading", Side.THEIRS, f"{record.unsent_bytes} bytes wait for it, beyond its credit")
+                self._handle_outcomes(record, now)
+            due = link.next_timer()
+        except Exception as error:  # noqa: BLE001 - see `contain`
+            self.contain(record, error, now)
+            return
         finally:
             record.in_service = False
         if link.is_closed:
             self._retire(record)
-            return
-        due = link.next_timer()
-        if due is not None and due < record.timer_at:
+        elif due is not None and due < record.timer_at:
             record.timer_at = due
             held = weakref.ref(record)  # the timer may be far off, and must not keep the TLS state of what is over
             self.loop.call_at(due, lambda at: self._link_timer(held, at))
+
+    def _handle_outcomes(self, record: LinkRecord, now: float) -> None:
+        while outcomes := record.link.outcomes():
+            for outcome in outcomes:
+                if not record.is_faulty:
+                    self.peers.handle(record, outcome, now)
 
     def _link_timer(self, held: weakref.ref[LinkRecord], now: float) -> None:
         record = held()
         if record is None:
             return
         record.timer_at = float("inf")
-        due = record.link.next_timer()
-        if due is not None and due <= now:
-            record.link.handle_timer(now)
+        try:
+            due = record.link.next_timer()
+            if due is not None and due <= now:
+                record.link.handle_timer(now)
+        except Exception as error:  # noqa: BLE001 - see `contain`
+            self.contain(record, error, now)
         self.service(record, now)
 
     def _retire(self, record: LinkRecord) -> None:
         if self.peers.records.pop(record.id, None) is not None and not record.is_finished:
             record.is_finished = True
             record.connection.close()
+
+    # -- faults of our own ---------------------------------------------------------------------------------------
+
+    def contain(self, record: LinkRecord, error: Exception, now: float) -> None:
+        """An unexpected exception came of one connection: that one ends (`internal_error`), the node goes on.
+
+        Whatever a peer may find to say that we did not think of, it costs the peer its connection and nobody else's.
+        An exception anywhere else, here included, ends the loop, and with it the node: see `_failed`.
+        """
+        if record.is_faulty or record.id not in self.peers.records:
+            return
+        record.is_faulty = record.in_service = True
+        who = record.link.peer or record.connection.address
+        _log.error("%s: internal_error: its connection ends, the node goes on", who, exc_info=error)
+        session = record.session
+        was_up = session is not None and session.record is record
+        detail = f"a fault in this program: {type(error).__name__}"
+        with contextlib.suppress(Exception):  # it is broken; what can be said to the peer is said
+            record.link.refuse("internal_error", detail, now)
+            record.transmit()
+        kind = CloseKind.LOST if was_up else CloseKind.FAILED
+        self.peers.on_closed(record, LinkClosed(kind=kind, code="internal_error", side=Side.OURS, detail=detail), now)
+        if was_up:
+            self.counters.count_rejection("internal_error")
+        self._retire(record)
+
+    def _contain_connection(self, connection: Connection, error: Exception, now: float) -> None:
+        owner = connection.user
+        if isinstance(owner, LinkRecord):
+            self.contain(owner, error, now)
+            return
+        _log.error("%s: internal_error: its connection ends, the node goes on", connection.address, exc_info=error)
+        self.counters.count_rejection("internal_error")
+        connection.abort()
+        if isinstance(owner, Dial):
+            self._dial_broken(owner, error, now)
+
+    def _dial_broken(self, dial: Dial, error: Exception, now: float) -> None:
+        dial.addresses = []
+        self._dial_failed(dial, "internal_error", f"a fault in this program: {type(error).__name__}", now)
+
+    def _failed(self, failure: ThreadFailure) -> None:
+        """The loop is dead, so the node is: everybody who waits, and whoever calls from now on, gets the error."""
+        with self.lock:
+            self.error = LocalError(
+                "node_failed", f"node {self._name} has failed: {failure.detail}", remedy="see the log; make a new node"
+            )
+            self.publisher.close(self.error)
+            for session in self.peers.sessions.values():
+                if session.record is not None:
+                    self.peers.reports.link(
+                        session.record, PeerState.LOST, code="node_failed", side=Side.OURS, detail=failure.detail
+                    )
+                    session.lost()
+            self.peers.records.clear()
+            for inbox in self.peers.inboxes:
+                inbox.end(self.error)
+            for transport in self._transports.values():
+                with contextlib.suppress(Exception):  # the peers should notice now, not after their patience
+                    transport.close()
+            self._transports.clear()
+            self.loop.changed.notify_all()
 
     # -- dials ---------------------------------------------------------------------------------------------------
 
@@ -269,7 +354,10 @@ class Core:
         dial.give_up()
         now = time.monotonic()
         for record in [record for record in self.peers.records.values() if record.dial is dial]:
-            record.link.abandon("forgotten", "nobody waits for it any more")
+            try:
+                record.link.abandon("forgotten", "nobody waits for it any more")
+            except Exception as error:  # noqa: BLE001 - see `contain`
+                self.contain(record, error, now)
             self.service(record, now)
 
     def _run_dials(self, now: float) -> None:
@@ -289,7 +377,11 @@ class Core:
 
         def resolved(outcome: Resolved | ResolveFailed) -> None:
             with self.lock:
-                self._on_resolved(dial, outcome)
+                try:
+                    self._on_resolved(dial, outcome)
+                except Exception as error:  # noqa: BLE001 - see `contain`
+                    _log.error("%s: internal_error: this attempt has failed", dial.endpoint, exc_info=error)
+                    self._dial_broken(dial, error, time.monotonic())
 
         self._resolver.submit(dial.endpoint.host, dial.endpoint.port, resolved)
 
@@ -326,7 +418,7 @@ class Core:
         status = PeerStatus(
             state=state, peer=dial.peer, code=code, detail=detail, endpoint=str(dial.endpoint), time=time.time()
         )
-        self.peers.report(status)
+        self.peers.reports.status(status)
 
     # -- the application -----------------------------------------------------------------------------------------
 

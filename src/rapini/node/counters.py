@@ -15,6 +15,9 @@ _log = logging.getLogger("rapini.node")
 MAX_BAD_EVENT_PLACES: Final = 1000
 """Places (peer, type, field) of bad events that are counted apart and reported; more are counted together."""
 
+MAX_CODES: Final = 200
+"""Codes of rejections that are counted apart."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CountersSnapshot:
@@ -96,6 +99,10 @@ class Counters:
                 return
             _log.warning("bad event from %s: %s at %s: %s", peer, type_name or "batch", path, detail)
         self.bad_events[key] += count
+
+    def count_rejection(self, code: str) -> None:
+        """Count a connection that came to nothing; codes may be the peers' own words."""
+        self.rejected[code if code in self.rejected or len(self.rejected) < MAX_CODES else "(others)"] += 1
 
     def snapshot(
         self,

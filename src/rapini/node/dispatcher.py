@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 
+from rapini.errors import LocalError
 from rapini.events import Event
 from rapini.node.counters import Counters
 from rapini.node.inbox import EventRun, Inbox
@@ -34,6 +36,10 @@ class Dispatcher(Thread):
 
     def run(self) -> None:
         """Hand out what comes until the end."""
+        with contextlib.suppress(LocalError):  # the node has failed, which was logged and reported
+            self._hand_out()
+
+    def _hand_out(self) -> None:
         for item in self.inbox.items(None):
             self.beat()
             if isinstance(item, PeerStatus):
@@ -47,7 +53,7 @@ class Dispatcher(Thread):
             return
         try:
             self._on_status(status)
-        except Exception:  # noqa: BLE001 - the application's fault must not end the thread
+        except BaseException:  # noqa: BLE001 - the application's fault, SystemExit included, must not end the thread
             _log.exception("the status callback failed")
 
     def _events(self, run: EventRun) -> None:
@@ -57,5 +63,5 @@ class Dispatcher(Thread):
             for event in run.events:
                 try:
                     callback(event, run.origin)
-                except Exception:  # noqa: BLE001 - as above
+                except BaseException:  # noqa: BLE001 - as above
                     _log.exception("a callback failed for an event on %s", run.origin.topic)

@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from rapini.codec import Codec
-from rapini.errors import DecodeError
+from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
 from rapini.node.counters import Counters
 from rapini.node.status import Origin, PeerStatus
@@ -48,7 +48,10 @@ class EventRun(msgspec.Struct, frozen=True):
 
 
 class _End:
-    """Marks that nothing follows."""
+    """Marks that nothing follows; with an error, that it should have."""
+
+    def __init__(self, error: RapiniError | None = None) -> None:
+        self.error = error
 
 
 _Item = ReceivedBatch | PeerStatus | _End
@@ -74,6 +77,7 @@ class Inbox:
         self._statuses_put = 0
         self._statuses_got = 0
         self._ended = False
+        self._error: RapiniError | None = None
 
     def put(self, batch: ReceivedBatch) -> None:
         """Add a batch."""
@@ -83,7 +87,9 @@ class Inbox:
 
     def put_status(self, status: PeerStatus) -> None:
         """Add a status report, unless far too many wait unread."""
-        if self._statuses_put - self._statuses_got >= MAX_WAITING_STATUSES:
+        # Of those that name no peer strangers can make any number; they must not crowd out the others.
+        room = MAX_WAITING_STATUSES if status.peer else MAX_WAITING_STATUSES // 10
+        if self._statuses_put - self._statuses_got >= room:
             self._counters.statuses_dropped += 1
             return
         self._statuses_put += 1
@@ -91,9 +97,9 @@ class Inbox:
         if self.on_put is not None:
             self.on_put()
 
-    def end(self) -> None:
-        """Nothing more will be put."""
-        self._queue.put(_End())
+    def end(self, error: RapiniError | None = None) -> None:
+        """Nothing more will be put; with an error, the consumer gets that after what is here."""
+        self._queue.put(_End(error))
         if self.on_put is not None:
             self.on_put()
 
@@ -103,15 +109,23 @@ class Inbox:
         return self._ended
 
     def get(self, timeout_s: float | None) -> list[EventRun] | PeerStatus | None:
-        """Wait for the next batch or status; `None` when the time is over or nothing more will come."""
+        """Wait for the next batch or status; `None` when the time is over or nothing more will come.
+
+        Raises:
+            LocalError: `node_failed`.
+        """
         if self._ended:
+            if self._error is not None:
+                raise self._error
             return None
         try:
             item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
         except queue.Empty:
             return None
         if isinstance(item, _End):
-            self._ended = True
+            self._ended, self._error = True, item.error
+            if item.error is not None:
+                raise item.error
             return None
         if isinstance(item, PeerStatus):
             self._statuses_got += 1

@@ -48,6 +48,7 @@ class LinkRecord:
         "id",
         "in_force",
         "in_service",
+        "is_faulty",
         "is_finished",
         "link",
         "mechanism",
@@ -57,6 +58,7 @@ class LinkRecord:
         "session",
         "timer_at",
         "unsent",
+        "unsent_bytes",
     )
 
     def __init__(
@@ -79,8 +81,11 @@ class LinkRecord:
         self.timer_at = float("inf")
         """When a timer of ours is armed; the link may want it later, never earlier."""
         self.unsent: deque[bytes] = deque()
+        self.unsent_bytes = 0
         self.in_service = False
         self.is_finished = False
+        self.is_faulty = False
+        """A fault of ours ended it; see `Core.contain`."""
 
     @property
     def is_up(self) -> bool:
@@ -91,6 +96,7 @@ class LinkRecord:
         """Move what the link has to say to the connection, as far as it goes."""
         data = self.link.data_to_send()
         if data:
+            self.unsent_bytes += len(data)
             if len(data) <= _PIECE_BYTES:
                 self.unsent.append(data)
             else:
@@ -101,8 +107,10 @@ class LinkRecord:
             if result is SendResult.PARKED:
                 return
             self.unsent.popleft()
+            self.unsent_bytes -= len(piece)
             if result is SendResult.GONE:
                 self.unsent.clear()
+                self.unsent_bytes = 0
 
     def info(self) -> PeerInfo:
         """The peer as it stands."""

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from rapini.threads import Thread
+from rapini.threads import Thread, ThreadFailure
 from rapini.transport import Registration
 
 __all__ = ["Loop"]
@@ -40,9 +40,16 @@ class Loop(Thread):
         turn: One turn of work, called with the time under the lock; returns when it wants to be called again at the
             latest, in monotonic seconds, or `None`.
         stalled: Called under the lock with the seconds that our process stood still.
+        on_failed: Called without the lock when an exception has ended the loop: nothing moves any more.
     """
 
-    def __init__(self, name: str, turn: Callable[[float], float | None], stalled: Callable[[float], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        turn: Callable[[float], float | None],
+        stalled: Callable[[float], None],
+        on_failed: Callable[[ThreadFailure], None],
+    ) -> None:
         super().__init__(f"io-{name}")
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
@@ -50,6 +57,7 @@ class Loop(Thread):
         self.selector = selectors.DefaultSelector()
         self._turn = turn
         self._stalled = stalled
+        self._on_failed = on_failed
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._waker, self._wakee = socket.socketpair()
@@ -105,6 +113,10 @@ class Loop(Thread):
             # What is ready does not excuse a late return: a process that was stopped finds its peers' heartbeats here,
             # and timers run before they are read.
             ready = self.selector.select(max(0.0, planned - time.monotonic()))
+
+    def failed(self, failure: ThreadFailure) -> None:
+        """Tell the owner that the loop is over."""
+        self._on_failed(failure)
 
     def _note(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, mask in ready:

@@ -5,6 +5,7 @@ See `rapini.AsyncNode` for the same over asyncio.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,26 +16,21 @@ import msgspec
 
 from rapini import limits
 from rapini.errors import (
-    AuthenticationError,
     ConfigError,
-    HandshakeError,
     LocalError,
-    PeerError,
     PeerTimeoutError,
-    RejectedError,
 )
 from rapini.events import Event, check_topic
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.core import Core
 from rapini.node.counters import CountersSnapshot
-from rapini.node.dials import NETWORK_CODES, Dial, DialState
+from rapini.node.dial_errors import dial_error, is_final
+from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
 from rapini.node.inbox import EventRun, Inbox, deadline_after
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Origin, PeerInfo, PeerStatus
-from rapini.secure.channel import Side
-from rapini.session.link import CloseKind
 from rapini.transport import Endpoint
 
 __all__ = ["Node"]
@@ -42,29 +38,6 @@ __all__ = ["Node"]
 _log = logging.getLogger("rapini.node")
 
 _GOODBYE_S = 1.0
-_AUTHENTICATION = frozenset(
-    {
-        "unknown_ca",
-        "certificate_expired",
-        "certificate_not_yet_valid",
-        "certificate_revoked",
-        "certificate_invalid",
-        "bad_key_usage",
-        "no_certificate",
-        "no_identity",
-        "wrong_cluster",
-        "wrong_host",
-        "wrong_name",
-        "peer_refused_unknown_ca",
-        "peer_refused_expired",
-        "peer_refused_revoked",
-        "peer_refused_certificate",
-        "peer_refused_bad_key_usage",
-        "peer_refused_no_certificate",
-        "peer_refused_access",
-    }
-)
-"""Failures that lie in who somebody is, or is not."""
 
 
 class Node:
@@ -136,6 +109,15 @@ class Node:
     def cluster(self) -> str:
         """The cluster's name."""
         return self._channels.cluster
+
+    @property
+    def failure(self) -> LocalError | None:
+        """Why this node does nothing any more though nobody closed it (`node_failed`), or `None`. Any thread.
+
+        A fault in the node's I/O thread is the end of the node: its peers are reported lost, `events()` ends with this
+        error, and every other call raises it.
+        """
+        return self._core.error
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -213,8 +195,9 @@ class Node:
         deadline = time.monotonic() + wait_s
         while dial.state not in (DialState.UP, DialState.STANDBY):
             left = deadline - time.monotonic()
-            if _is_final(dial) or left <= 0 or self._is_closed:
-                raise _dial_error(dial, wait_s)
+            self._check_alive()
+            if is_final(dial) or left <= 0 or self._is_closed:
+                raise dial_error(dial, wait_s)
             self._changed.wait(left)
         return dial.peer
 
@@ -227,6 +210,7 @@ class Node:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             while True:
+                self._check_alive()
                 up = {peer.name for peer in self.peers() if peer.is_up}
                 missing = [name for name in names if name not in up]
                 if not missing and up:
@@ -274,6 +258,7 @@ class Node:
         """
         deadline = time.monotonic() + timeout_s
         with self._lock:
+            self._check_alive()
             publisher = self._core.publisher
             may_block = self._core.settings.overflow == "block"
             publisher.flush(time.monotonic(), may_block=may_block, deadline=deadline)
@@ -282,6 +267,7 @@ class Node:
                 if left <= 0:
                     return False
                 publisher.room.wait(left)
+            self._check_alive()
             return True
 
     def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
@@ -341,6 +327,7 @@ class Node:
                 names = ", ".join(record.link.peer for record in late)
                 raise PeerTimeoutError("subscription_timeout", f"not in force within {timeout_s:g} s at {names}")
             self._changed.wait(left)
+            self._check_alive()
 
     @overload
     def events(self, *, timeout_s: float | None = None) -> Iterator[tuple[Event, Origin]]: ...
@@ -406,9 +393,9 @@ class Node:
                 return
             self._is_stopped = True
             try:
-                if self._core.peers.subscriptions:
+                if self._core.peers.subscriptions and self._core.error is None:
                     self._await_in_force(self._core.peers.subscribe((), time.monotonic()), timeout_s)
-            except PeerTimeoutError as exc:
+            except (PeerTimeoutError, LocalError) as exc:
                 _log.warning("stopping all the same: %s", exc)
             finally:
                 for inbox in self._core.peers.inboxes:
@@ -427,7 +414,8 @@ class Node:
         self.stop()
         if self._dispatcher is not None:
             self._dispatcher.wait_stop(drain_s)
-        self.flush(drain_s)
+        with contextlib.suppress(LocalError):  # the node has failed, which whoever used it was told
+            self.flush(drain_s)
         with self._lock:
             self._is_closed = True
             self._core.is_closing = True
@@ -450,6 +438,11 @@ class Node:
     def _check_open(self) -> None:
         if self._is_closed:
             raise LocalError("closed", "the node is closed")
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        if self._core.error is not None:
+            raise self._core.error
 
 
 def _settings(config: str | NodeSettings | None, keys: str | None, options: dict[str, Any]) -> NodeSettings:
@@ -468,25 +461,3 @@ def _settings(config: str | NodeSettings | None, keys: str | None, options: dict
     except msgspec.ValidationError as exc:
         raise ConfigError("bad_option", str(exc).replace(" - at `$.", " in `"), remedy="change its value") from None
     return merged.checked()
-
-
-def _is_final(dial: Dial) -> bool:
-    """Whether waiting for this dial any longer makes no sense."""
-    if dial.state is DialState.DONE:
-        return True
-    return dial.failure is not None and dial.failure[0] not in NETWORK_CODES
-
-
-def _dial_error(dial: Dial, wait_s: float) -> PeerError:
-    where = str(dial.endpoint)
-    closed = dial.closed
-    if dial.failure is None:
-        return PeerTimeoutError("timeout", f"not up within {wait_s:g} s", peer=where)
-    code, detail = dial.failure
-    if closed is not None and closed.kind is CloseKind.REJECTED:
-        who = "the peer refused us" if closed.side is Side.THEIRS else "we refused the peer"
-        return RejectedError(code, f"{who}: {detail} ({code})", peer=where)
-    if code in NETWORK_CODES:
-        return PeerTimeoutError(code, f"not up within {wait_s:g} s: {detail} ({code})", peer=where)
-    kind = AuthenticationError if code in _AUTHENTICATION else HandshakeError
-    return kind(code, f"{detail} ({code})", peer=where)

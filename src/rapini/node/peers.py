@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from rapini import limits
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
@@ -22,10 +23,10 @@ from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.reports import Reports
 from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
-from rapini.node.status import PeerState, PeerStatus
-from rapini.secure.channel import Side
+from rapini.node.status import PeerState
 from rapini.session.link import (
     ChannelOpened,
     CloseKind,
@@ -66,6 +67,7 @@ class Peers:
         loop: For timers and waiting threads.
         admission: Asked about each verified peer.
         service: Sends what a record's link has to say, handles what follows, re-arms it.
+        contain: Ends one connection that an unexpected exception came of.
     """
 
     def __init__(
@@ -78,11 +80,13 @@ class Peers:
         loop: Loop,
         admission: Admission,
         service: Callable[[LinkRecord, float], None],
+        contain: Callable[[LinkRecord, Exception, float], None],
     ) -> None:
         self.incarnation = Incarnation(os.urandom(16))
         self.sessions: dict[str, Session] = {}
         self.records: dict[LinkId, LinkRecord] = {}
         self.inboxes: list[Inbox] = []
+        self.reports = Reports(self.inboxes, counters)
         self.dials: list[Dial] = []
         self.subscriptions: tuple[str, ...] = ()
         self.subscriptions_version = 0
@@ -99,7 +103,9 @@ class Peers:
         self._loop = loop
         self._admission = admission
         self._service = service
+        self._contain = contain
         self._taken: deque[ReceivedBatch] = deque()
+        self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
         """Roughly: consumers add to it without a lock, and it only decides whether to tell at once."""
         self.publisher = Publisher(
@@ -140,15 +146,20 @@ class Peers:
                 if token == record.probe_token:
                     self.carry_out(self.roster.probe_answered(record.id), now)
             case LinkClosed():
-                self._on_closed(record, outcome, now)
+                self.on_closed(record, outcome, now)
 
     def _on_channel_opened(self, record: LinkRecord, opened: ChannelOpened, now: float) -> None:
         self._counters.channels_opened += 1
+        if record.link.is_closed:
+            return  # it broke the rules in the same breath; its end is among the outcomes that follow
         if opened.identity is not None:
             record.connection.authenticated = True
-        if not record.link.is_initiator:
-            return
         name = record.link.peer
+        if not record.link.is_initiator:
+            if name and self._greetings_of(name) > limits.MAX_GREETING_LINKS:
+                detail = f"{name} has {limits.MAX_GREETING_LINKS} connections in their greeting already"
+                record.link.refuse("too_many_connections", detail, now)
+            return
         if name:
             refusal = self.roster.open_outgoing(record.id, name)
             if refusal is not None:
@@ -158,8 +169,13 @@ class Peers:
         expected = record.dial.peer if record.dial is not None else ""
         self._greet(record, name or expected, now)
 
+    def _greetings_of(self, name: str) -> int:
+        return sum(record.session is None and record.link.peer == name for record in self.records.values())
+
     def _greet(self, record: LinkRecord, name: str, now: float) -> None:
-        session = self.sessions.get(name) or self._new_session(name)
+        session = self.sessions.get(name)
+        if session is None or (record.link.identity is not None and not session.is_verified):
+            session = self._new_session(name)  # for this greeting only: nothing is known of who proves this name
         record.greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
         record.link.greet(record.greeting, now)
 
@@ -172,13 +188,18 @@ class Peers:
         )
 
     def _on_greeting(self, record: LinkRecord) -> None:
+        if record.link.is_closed:
+            return
         record.connection.authenticated = True
 
         def verdict(is_admitted: bool, why_not: str) -> None:
             with self._loop.lock:
-                self._on_verdict(record, is_admitted, why_not)
+                try:
+                    self._on_verdict(record, is_admitted, why_not)
+                except Exception as error:  # noqa: BLE001 - see `Core.contain`
+                    self._contain(record, error, time.monotonic())
 
-        self._admission.ask(record.info(), verdict)
+        self._admission.ask(record.info(), verdict, lambda: record.link.state is LinkState.JUDGING)
 
     def _on_verdict(self, record: LinkRecord, is_admitted: bool, why_not: str) -> None:
         if record.link.state is not LinkState.JUDGING:
@@ -198,6 +219,7 @@ class Peers:
             incarnation=Incarnation(greeting.incarnation),
             known_epoch=Epoch(greeting.known_epoch if welcome_epoch is None else welcome_epoch - 1),
             is_ours=record.link.is_initiator,
+            is_verified=record.link.identity is not None,
         )
         self.carry_out(self.roster.judge(claim, now), now)
 
@@ -209,19 +231,25 @@ class Peers:
             record = self.records.get(decision.link)
             if record is None or record.link.is_closed:
                 continue
-            match decision:
-                case Admit(epoch=epoch, relation=relation):
-                    self._admit(record, epoch, relation, now)
-                case Refuse():
-                    self._refuse(record, decision, now)
-                case Drop(code=code, detail=detail):
-                    if record.is_up:
-                        record.link.lose(code, detail)
-                    else:
-                        record.link.refuse(code, detail, now)
-                case Probe():
-                    record.probe_token = record.link.ping(now)
+            try:
+                self._decide(record, decision, now)
+            except Exception as error:  # noqa: BLE001 - see `Core.contain`
+                self._contain(record, error, now)
             self._service(record, now)
+
+    def _decide(self, record: LinkRecord, decision: Decision, now: float) -> None:
+        match decision:
+            case Admit(epoch=epoch, relation=relation):
+                self._admit(record, epoch, relation, now)
+            case Refuse():
+                self._refuse(record, decision, now)
+            case Drop(code=code, detail=detail):
+                if record.is_up:
+                    record.link.lose(code, detail)
+                else:
+                    record.link.refuse(code, detail, now)
+            case Probe():
+                record.probe_token = record.link.ping(now)
 
     def _admit(self, record: LinkRecord, epoch: Epoch, relation: Relation, now: float) -> None:
         name = record.link.peer
@@ -233,12 +261,18 @@ class Peers:
             raise AssertionError("a link is admitted by its greeting")
         record.session = session
         record.relation = relation
+        if session.held_bytes > self._max_held_bytes:
+            detail = "what it sent over earlier connections has not been taken yet"
+            record.link.refuse("overloaded", detail, now, self._settings.backoff_max_s)
+            return
+        if record.link.identity is not None and not session.is_verified:
+            session.unmask()
         if not session.admitted(record.greeting, heard, epoch):
             record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
             return
         session.record = None
         record.link.admit(epoch, now)
-        self._report(record, PeerState.SYNCING)
+        self.reports.link(record, PeerState.SYNCING)
 
     def _refuse(self, record: LinkRecord, refusal: Refuse, now: float) -> None:
         if refusal.code == "duplicate_name":
@@ -259,7 +293,7 @@ class Peers:
             self._counters.peers_restarted += 1
         if record.dial is not None:
             record.dial.came_up(session.name)
-        self._report(record, _UP_STATES[record.relation])
+        self.reports.link(record, _UP_STATES[record.relation])
         self.publisher.reroute()
         self._loop.changed.notify_all()
 
@@ -276,7 +310,10 @@ class Peers:
         self.subscriptions = prefixes
         self.subscriptions_version += 1
         for record in list(self.records.values()):
-            record.link.subscribe(prefixes, self.subscriptions_version, now)
+            try:
+                record.link.subscribe(prefixes, self.subscriptions_version, now)
+            except Exception as error:  # noqa: BLE001 - see `Core.contain`
+                self._contain(record, error, now)
             self._service(record, now)
         return self.subscriptions_version
 
@@ -284,6 +321,9 @@ class Peers:
         session = record.session
         if session is None:
             raise AssertionError("events come over an admitted link")
+        if session.exceeds_credit(len(events.batch)):
+            record.link.refuse("protocol_error", "it sent more than its credit allows", now)
+            return
         missing = session.received(events)
         if missing is None:
             record.link.refuse("protocol_error", "event numbers went back", now)
@@ -334,12 +374,17 @@ class Peers:
             batch.holders -= 1
             session = self.sessions.get(batch.peer)
             if batch.holders <= 0 and session is not None:
-                session.batch_taken(batch.generation, batch.first_sequence, batch.count)
+                session.batch_taken(batch.generation, batch.epoch, batch.first_sequence, batch.count, len(batch.data))
 
     def _tell_taken(self, session: Session, now: float) -> None:
-        session.acknowledge(now)
-        if session.record is not None:
-            self._service(session.record, now)
+        record = session.record
+        if record is None:
+            return
+        try:
+            session.acknowledge(now)
+        except Exception as error:  # noqa: BLE001 - see `Core.contain`
+            self._contain(record, error, now)
+        self._service(record, now)
 
     def _acknowledge(self, session: Session, now: float) -> None:
         """The timer that starts with a batch: tell what was taken, and look again while something was not."""
@@ -365,14 +410,18 @@ class Peers:
         record = session.record
         if record is None or record.unsent or not record.is_up:  # closed: its end is among the outcomes that follow
             return
-        for first_sequence, batch in session.outbox.sendable():
-            record.link.send_events(first_sequence, batch.count, batch.data, now)
-            self._counters.sent[session.name] += batch.count
-            record.transmit()
-            if record.unsent:
-                return  # parked: the rest follows when the connection is writable
+        try:
+            for first_sequence, batch in session.outbox.sendable():
+                record.link.send_events(first_sequence, batch.count, batch.data, now)
+                self._counters.sent[session.name] += batch.count
+                record.transmit()
+                if record.unsent:
+                    return  # parked: the rest follows when the connection is writable
+        except Exception as error:  # noqa: BLE001 - see `Core.contain`; a publisher has nothing to do with it
+            self._contain(record, error, now)
 
-    def _on_closed(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
+    def on_closed(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
+        """A link has ended: settle its session, tell, let others take its place."""
         session = record.session
         was_up = session is not None and session.record is record
         if session is not None and was_up:
@@ -383,55 +432,13 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
             self.publisher.reroute()
-        self._report_closed(record, closed, was_up=was_up)
+        self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
             self._dial_ended(record, closed, now)
         self._loop.changed.notify_all()
         self.carry_out(self.roster.link_closed(record.id), now)
         if was_up and session is not None:
             self.wake_standby(session.name, now)
-
-    # -- reports -------------------------------------------------------------------------------------------------
-
-    def _report_closed(self, record: LinkRecord, closed: LinkClosed, *, was_up: bool) -> None:
-        code, side, detail = closed.code, closed.side, closed.detail
-        if was_up:
-            state = PeerState.LOST if closed.kind is CloseKind.LOST else PeerState.LEFT
-            self._report(record, state, code=code, side=side, detail=detail)
-            return
-        if closed.kind in (CloseKind.CLOSED, CloseKind.LEFT) or code == "duplicate_connection":
-            return
-        self._counters.rejected[code] += 1
-        if (
-            record.link.greeting is None
-            and record.dial is None
-            and code in ("closed", "reset", "aborted", "superseded")
-        ):
-            return  # somebody connected and went away without a word: counted
-        self._report(record, PeerState.REJECTED, code=code, side=side, detail=detail)
-        _log.warning("%s: rejected: %s (%s)", record.link.peer or record.connection.address, detail, code)
-
-    def _report(
-        self, record: LinkRecord, state: PeerState, *, code: str = "", side: Side | None = None, detail: str = ""
-    ) -> None:
-        self.report(
-            PeerStatus(
-                state=state,
-                peer=record.link.peer,
-                code=code,
-                detail=detail,
-                side=side,
-                endpoint=record.connection.endpoint,
-                address=record.connection.address,
-                epoch=record.link.epoch or 0,
-                time=time.time(),
-            )
-        )
-
-    def report(self, status: PeerStatus) -> None:
-        """Tell every consumer, in order."""
-        for inbox in self.inboxes:
-            inbox.put_status(status)
 
     # -- dials ---------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Final
 
 from rapini.codec import Codec, EncodedRun, join_runs, split_into_batches
-from rapini.errors import LocalError
+from rapini.errors import LocalError, RapiniError
 from rapini.events import Event, check_topic
 from rapini.node.counters import Counters
 from rapini.node.sessions import Session
@@ -87,6 +87,7 @@ class Publisher:
         """Half of what is promised: the I/O thread may come up to the other half late (see `Core`)."""
         self._last_flush = 0.0
         self._is_closed = False
+        self._error: RapiniError | None = None
 
     def publish(self, event: Event, topic: str | None = None) -> None:
         """Take one event. See `rapini.Node.publish`.
@@ -115,7 +116,7 @@ class Publisher:
     def _checked(self, event: Event, topic: str | None) -> Event | _Addressed:
         kind = event.__class__
         if self._is_closed:
-            raise LocalError("closed", "the node is closed")
+            raise self._error or LocalError("closed", "the node is closed")
         if not isinstance(event, Event):
             raise LocalError("not_an_event", f"{kind.__name__} is not an event: derive it from rapini.Event")
         target = kind.__rapini_topic__ if topic is None else topic
@@ -220,6 +221,8 @@ class Publisher:
             if left <= 0:
                 return
             self.room.wait(min(left, 1.0))
+        if self._error is not None:
+            raise self._error
 
     def is_blocked(self) -> bool:
         """Block policy: whether a flush now would drop what its publisher would rather wait for."""
@@ -264,9 +267,10 @@ class Publisher:
         self._routes.clear()
         self.room.notify_all()
 
-    def close(self) -> None:
-        """Refuse further events."""
+    def close(self, error: RapiniError | None = None) -> None:
+        """Refuse further events; with an error, by raising that."""
         self._is_closed = True
+        self._error = self._error or error
         self._plain_kinds.clear()
         self.room.notify_all()
 

@@ -53,6 +53,12 @@ class Session:
     acknowledged: int = 0
     """What we told the peer last."""
     ack_is_due: bool = False
+    credit_used: int = 0
+    """Bytes of batches that came over the present channel and were not taken yet."""
+    held_bytes: int = 0
+    """The same over all channels so far: a peer that reconnects gets new credit while the old waits for consumers."""
+    is_verified: bool = False
+    """Whether its name was ever proven."""
     waiting: dict[int, int] = field(default_factory=dict)
     """Sequence numbers after batches that were taken out of order, by the number before."""
     lost_at: float = 0.0
@@ -81,6 +87,7 @@ class Session:
         self.incarnation = Incarnation(heard.incarnation)
         self.epoch = epoch
         self.is_departed = False
+        self.credit_used = 0
         if continues:
             return self.outbox.resumed(heard.received_events)
         self.outbox.session_restarted()
@@ -94,6 +101,9 @@ class Session:
         missing = batch.first_sequence - self.position
         if missing < 0 or batch.count <= 0:
             return None
+        size = len(batch.batch)
+        self.credit_used += size
+        self.held_bytes += size
         if missing:
             self._take(self.position, batch.first_sequence)
         self.position = batch.first_sequence + batch.count
@@ -105,8 +115,20 @@ class Session:
         while (next_position := self.waiting.pop(self.taken, None)) is not None:
             self.taken = next_position
 
-    def batch_taken(self, generation: int, first: int, count: int) -> None:
+    def exceeds_credit(self, size: int) -> bool:
+        """Whether a batch of this size is more than the peer may send now; a single one may have any size."""
+        return self.credit_used > 0 and self.credit_used + size > self.window_bytes
+
+    def unmask(self) -> None:
+        """Its name is proven for the first time: what somebody was told or said under it before is not the peer's."""
+        self.is_verified = True
+        self.incarnation, self.epoch = _NO_INCARNATION, _NO_EPOCH
+
+    def batch_taken(self, generation: int, epoch: int, first: int, count: int, size: int) -> None:
         """The application took a batch."""
+        self.held_bytes -= size
+        if epoch == self.epoch:
+            self.credit_used -= size
         if generation == self.generation:
             self._take(first, first + count)
 

@@ -29,6 +29,7 @@ from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
 from rapini.secure.identity import PeerIdentity
+from rapini.session.allowance import Allowance
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -65,6 +66,7 @@ from rapini.session.outcomes import (
     SubscriptionsReceived,
 )
 from rapini.session.states import TRANSITIONS, Input, LinkState
+from rapini.session.texts import printable, reason
 
 __all__ = [
     "TRANSITIONS",
@@ -147,6 +149,8 @@ class Link:
         self._local_greeting: Greeting | None = None
         self._peer_subscribed = False
         self._ping_token = 0
+        self._allowance = Allowance(now)
+        self._acknowledged = 0
         self._deadline = now + timing.handshake_timeout_s
         self._last_heard = now
         self._last_sent = now
@@ -176,7 +180,6 @@ class Link:
         """Feed bytes of the connection, hostile or not, in order."""
         if self.state is LinkState.CLOSED:
             return
-        self._last_heard = now
         self._channel.receive(data, now)
         self._drain_channel(now)
 
@@ -318,6 +321,7 @@ class Link:
         for outcome in self._channel.outcomes():
             match outcome:
                 case DataReceived(data=data):
+                    self._last_heard = now  # of the peer for certain: what is not protected is anybody's
                     self._receive_plaintext(data, now)
                 case HandshakeCompleted(identity=identity, cipher=cipher, version=version):
                     self._move(Input.OPENED)
@@ -337,14 +341,10 @@ class Link:
                     self._on_events(body)
                 else:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
-        except DecodeError as exc:
-            self._break_off("protocol_error", str(exc), now)
+        except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
+            self.refuse("protocol_error", str(exc), now)
         except _ViolationError as exc:
-            self._break_off(exc.code, exc.detail, now)
-
-    def _break_off(self, code: str, detail: str, now: float) -> None:
-        """The peer is at fault after authentication: it hears why, typed."""
-        self.refuse(code, detail, now)
+            self.refuse(exc.code, exc.detail, now)
 
     def _move(self, event: Input) -> None:
         self.state = self._next(event)
@@ -365,9 +365,13 @@ class Link:
         )
 
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
+        is_news = isinstance(body, Ack) and body.received_events > self._acknowledged
+        if not is_news and not self._allowance.take(now):
+            raise _ViolationError("flood", "more control frames than anybody needs")
         match body:
             case Ack(received_events=received):
                 self._move(Input.ACK)
+                self._acknowledged = max(self._acknowledged, received)
                 self._outcomes.append(EventsAcknowledged(received_events=received))
             case Ping(token=token):
                 self._move(Input.PING)
@@ -432,6 +436,8 @@ class Link:
 
     def _on_subscriptions(self, body: Subscriptions, now: float) -> None:
         self._move(Input.SUBSCRIPTIONS)
+        if not all(map(str.isprintable, body.prefixes)):  # they are shown to people
+            raise _ViolationError("protocol_error", "a subscription that no topic can have")
         self._outcomes.append(SubscriptionsReceived(prefixes=tuple(body.prefixes)))
         self._send(Subscribed(body.version), now)
         if not self._peer_subscribed:
@@ -451,7 +457,7 @@ class Link:
         self._next(Input.REJECT)
         was_up = self.state in (LinkState.UP, LinkState.LEAVING)
         kind = CloseKind.LOST if was_up else CloseKind.REJECTED
-        self._close(kind, _clean(code), Side.THEIRS, _clean(detail), pause_ms / 1000)
+        self._close(kind, reason(code), Side.THEIRS, printable(detail), pause_ms / 1000)
 
     def _on_goodbye(self, code: str, detail: str, now: float) -> None:
         self._next(Input.GOODBYE)
@@ -459,7 +465,7 @@ class Link:
             self._close(CloseKind.CLOSED, "left", Side.OURS, "goodbye answered")
             return
         self._send(Goodbye("goodbye"), now)
-        self._close(CloseKind.LEFT, _clean(code), Side.THEIRS, _clean(detail))
+        self._close(CloseKind.LEFT, reason(code), Side.THEIRS, printable(detail))
 
     def _how_it_ends(self) -> CloseKind:
         """What the end of the connection means now."""
@@ -481,10 +487,5 @@ class Link:
         if self.state is LinkState.CLOSED:
             return
         self.state = LinkState.CLOSED
-        self._channel.close()
         self._outcomes.append(LinkClosed(kind=kind, code=code, side=side, detail=detail, retry_after_s=retry_after_s))
-
-
-def _clean(text: str) -> str:
-    """A peer's text as we may show it: bounded and printable."""
-    return "".join(char if char.isprintable() else "?" for char in text[: limits.MAX_DETAIL_CHARS])
+        self._channel.close()

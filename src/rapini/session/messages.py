@@ -60,6 +60,9 @@ _Incarnation = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _KnownIncarnation = Annotated[bytes, msgspec.Meta(max_length=16)]
 _MAX_COUNT: Final = 2**63 - 1
 _Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
+_MAX_KNOWN_EPOCH: Final = 2**62
+"""Leaves room to count on from whatever a peer says it knows."""
+_KnownEpoch = Annotated[int, msgspec.Meta(ge=0, le=_MAX_KNOWN_EPOCH)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
 
@@ -96,7 +99,7 @@ class Greeting(Body, frozen=True, array_like=True, gc=False):
     """How many bytes of events may be under way to this node unacknowledged."""
     known_incarnation: _KnownIncarnation
     """The other node's incarnation that this node last had a session with, or empty."""
-    known_epoch: _Count
+    known_epoch: _KnownEpoch
     """The last epoch of that session; 0 when there is none."""
     received_events: _Count
     """How many events of that session this node has received: settles what was in doubt when a channel was lost."""
@@ -215,6 +218,8 @@ def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
     if len(body) < _EVENTS_BODY.size:
         raise DecodeError("bad_frame", "an EVENTS frame is too short for its header")
     first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    if count > min(len(body), limits.MAX_BATCH_EVENTS):  # an event takes a byte at least
+        raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
     if first_sequence + count > _MAX_COUNT:  # what comes after it must fit an Ack
         raise DecodeError("bad_frame", f"event number {first_sequence} is out of range")
     return EventsHeader(first_sequence, count), body[_EVENTS_BODY.size :]

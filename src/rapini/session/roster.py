@@ -12,6 +12,9 @@
   certificate. The old channel is probed: if it answers in time, the newcomer is rejected (`duplicate_name`, loudly);
   if not, it is lost and the newcomer takes over.
 
+A name that was proven (TLS) belongs to whoever can prove it, for as long as this process lives: a link that only claims
+it (plain) is refused (`unverified_name`), and one that had it before is dropped when the name's owner comes.
+
 The roster decides; its owner acts on the returned `Decision`s in their order and reports back what happened.
 """
 
@@ -51,6 +54,8 @@ class Claim:
     """The last epoch the peer remembers; the chosen one minus 1 where the peer chose."""
     is_ours: bool
     """Whether we initiated the link."""
+    is_verified: bool = False
+    """Whether the mechanism proved the name; behind plain anybody may claim any."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +106,7 @@ class Peer:
     link: LinkId | None
     """Its admitted link."""
     link_is_ours: bool
+    is_verified: bool
     contender: Claim | None = None
     probe_until: float = 0.0
 
@@ -139,7 +145,7 @@ class Roster:
 
     def open_outgoing(self, link: LinkId, name: str) -> Refuse | None:
         """We initiated `link` and the peer proved to be `name`: may we greet it?"""
-        if self.has_link(name):
+        if self.has_link(name) and self.peers[name].is_verified:
             return Refuse(link=link, code="duplicate_connection", detail=f"{name} is connected already")
         if name in self._greeted:
             return Refuse(link=link, code="duplicate_connection", detail=f"{name} is being greeted already")
@@ -153,6 +159,14 @@ class Roster:
             detail = "a node cannot connect to itself" if code == "self_connection" else "this name is ours"
             return [Refuse(link=claim.link, code=code, detail=detail, retry_after_s=self._duplicate_retry_s)]
         greeted = self._greeted.get(claim.name)
+        peer = self.peers.get(claim.name)
+        if not claim.is_verified and (greeted is not None or (peer is not None and peer.is_verified)):
+            detail = f"{claim.name} is known by its certificate, and nobody else may use the name"
+            return [
+                Refuse(link=claim.link, code="unverified_name", detail=detail, retry_after_s=self._duplicate_retry_s)
+            ]
+        if claim.is_verified and peer is not None and not peer.is_verified:
+            return self._unmask(peer, claim)
         if greeted is not None and greeted != claim.link and not claim.is_ours:
             if self._name < claim.name:
                 detail = f"{self._name} has dialled, and the smaller name's channel stays"
@@ -178,6 +192,14 @@ class Roster:
             contender = self._refuse_contender(peer)
             return contender + self._replace(peer, claim, "duplicate_connection", "the smaller name's channel stays")
         return [Refuse(link=claim.link, code="duplicate_connection", detail="the smaller name's channel stays")]
+
+    def _unmask(self, peer: Peer, claim: Claim) -> list[Decision]:
+        """Somebody proves to be who another only said it was: nothing of the other's is taken over."""
+        decisions = self._refuse_contender(peer)
+        if peer.link is not None:
+            decisions.append(Drop(link=peer.link, code="unverified_name", detail=f"{claim.name} itself is here"))
+        del self.peers[claim.name]
+        return [*decisions, self._admit(claim)]
 
     def _contend(self, peer: Peer, claim: Claim, now: float) -> list[Decision]:
         if peer.contender is not None:
@@ -207,6 +229,7 @@ class Roster:
             epoch=epoch,
             link=claim.link,
             link_is_ours=claim.is_ours,
+            is_verified=claim.is_verified,
         )
         return Admit(link=claim.link, epoch=epoch, relation=relation)
 

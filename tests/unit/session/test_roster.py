@@ -22,9 +22,22 @@ def roster(name: str = "middle") -> Roster:
 
 
 def claim(
-    link: int, incarnation: Incarnation = FIRST, *, name: str = "peer", known_epoch: int = 0, is_ours: bool = False
+    link: int,
+    incarnation: Incarnation = FIRST,
+    *,
+    name: str = "peer",
+    known_epoch: int = 0,
+    is_ours: bool = False,
+    is_verified: bool = True,
 ) -> Claim:
-    return Claim(link=LinkId(link), name=name, incarnation=incarnation, known_epoch=Epoch(known_epoch), is_ours=is_ours)
+    return Claim(
+        link=LinkId(link),
+        name=name,
+        incarnation=incarnation,
+        known_epoch=Epoch(known_epoch),
+        is_ours=is_ours,
+        is_verified=is_verified,
+    )
 
 
 def brief(decisions: list[Decision]) -> list[tuple[object, ...]]:
@@ -280,6 +293,7 @@ class Ends:
                 incarnation=incarnation_of(peer),
                 known_epoch=Epoch(known_epoch),
                 is_ours=is_ours,
+                is_verified=True,
             ),
             0.0,
         )
