@@ -48,7 +48,7 @@ class Loop(Thread):
         name: str,
         turn: Callable[[float], float | None],
         stalled: Callable[[float], None],
-        on_failed: Callable[[ThreadFailure], None],
+        on_failed: Callable[[ThreadFailure], None] = lambda failure: None,
     ) -> None:
         super().__init__(f"io-{name}")
         self.lock = threading.RLock()

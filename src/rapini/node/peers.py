@@ -67,7 +67,7 @@ class Peers:
         loop: For timers and waiting threads.
         admission: Asked about each verified peer.
         service: Sends what a record's link has to say, handles what follows, re-arms it.
-        contain: Ends one connection that an unexpected exception came of.
+        contain: Ends one connection that an unexpected exception came of; without it, such an exception is raised.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Peers:
         loop: Loop,
         admission: Admission,
         service: Callable[[LinkRecord, float], None],
-        contain: Callable[[LinkRecord, Exception, float], None],
+        contain: Callable[[LinkRecord, Exception, float], None] | None = None,
     ) -> None:
         self.incarnation = Incarnation(os.urandom(16))
         self.sessions: dict[str, Session] = {}
@@ -103,7 +103,7 @@ class Peers:
         self._loop = loop
         self._admission = admission
         self._service = service
-        self._contain = contain
+        self._contain = contain or _raise
         self._taken: deque[ReceivedBatch] = deque()
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
@@ -374,7 +374,8 @@ class Peers:
             batch.holders -= 1
             session = self.sessions.get(batch.peer)
             if batch.holders <= 0 and session is not None:
-                session.batch_taken(batch.generation, batch.epoch, batch.first_sequence, batch.count, len(batch.data))
+                session.released(batch.epoch, len(batch.data))
+                session.batch_taken(batch.generation, batch.first_sequence, batch.count)
 
     def _tell_taken(self, session: Session, now: float) -> None:
         record = session.record
@@ -462,3 +463,8 @@ class Peers:
                 due = now + random.random() * self._settings.backoff_first_s
                 dial.wake(due)
                 self._loop.wake_before(due)
+
+
+def _raise(record: LinkRecord, error: Exception, now: float) -> None:
+    del record, now
+    raise error

@@ -124,11 +124,14 @@ class Session:
         self.is_verified = True
         self.incarnation, self.epoch = _NO_INCARNATION, _NO_EPOCH
 
-    def batch_taken(self, generation: int, epoch: int, first: int, count: int, size: int) -> None:
-        """The application took a batch."""
+    def released(self, epoch: int, size: int) -> None:
+        """A batch waits for no consumer any more."""
         self.held_bytes -= size
         if epoch == self.epoch:
             self.credit_used -= size
+
+    def batch_taken(self, generation: int, first: int, count: int) -> None:
+        """The application took a batch."""
         if generation == self.generation:
             self._take(first, first + count)
 
