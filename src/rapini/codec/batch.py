@@ -208,9 +208,16 @@ class Codec:
             runs = self._runs.decode(data)
         except _DECODE_ERRORS as exc:
             raise DecodeError("not_a_batch", f"not a batch of events: {_bounded(str(exc))}") from None
-        if sum([_announced(run.events) for run in runs]) > _MAX_EVENTS:
-            raise DecodeError("not_a_batch", f"not a batch of events: more than {_MAX_EVENTS} events")
-        return [self._decode_run(run) for run in runs]
+        decoded: list[DecodedRun] = []
+        room = _MAX_EVENTS
+        for run in runs:
+            announced = _announced(run.events)
+            if announced > room:
+                decoded.append(self._bad_run(run, f"a batch of more than {_MAX_EVENTS} events"))
+            else:
+                room -= announced
+                decoded.append(self._decode_run(run))
+        return decoded
 
     def _decode_run(self, run: _WireRun) -> DecodedRun:
         if not is_topic(run.topic) or not is_type_name(run.name):
