@@ -211,19 +211,17 @@ class Codec:
         decoded: list[DecodedRun] = []
         room = _MAX_EVENTS
         for run in runs:
-            announced = _announced(run.events)
-            if announced > room:
-                decoded.append(self._bad_run(run, f"a batch of more than {_MAX_EVENTS} events"))
-            else:
-                room -= announced
-                decoded.append(self._decode_run(run))
+            decoded.append(self._decode_run(run, room))
+            room -= len(decoded[-1].events) + len(decoded[-1].bad)
         return decoded
 
-    def _decode_run(self, run: _WireRun) -> DecodedRun:
+    def _decode_run(self, run: _WireRun, room: int) -> DecodedRun:
         if not is_topic(run.topic) or not is_type_name(run.name):
             return self._bad_run(
                 msgspec.structs.replace(run, name="", topic=""), "a name or a topic that cannot be one"
             )
+        if _announced(run.events) > room:
+            return self._bad_run(run, f"a batch of more than {_MAX_EVENTS} events")
         kind = event_type(run.name)
         if kind is None or kind is UnknownEvent:
             return self._decode_singly(run, None)
