@@ -2,8 +2,12 @@
 
 Where it sits: used by `zmq`; imports `zmq`.
 
-0MQ's own reconnecting is off (`ZMQ_RECONNECT_IVL` -1), so the socket lives exactly as long as its one TCP connection,
-and its monitor tells that connection's story: CONNECTED, then HANDSHAKE_SUCCEEDED (`Connected`: ready to send), then
+The socket lives as long as its one TCP connection, and is closed when that ends. 0MQ's own reconnecting never comes
+about: its pause is an hour. Switched off altogether (`ZMQ_RECONNECT_IVL` -1, as architecture 5a has it, or
+`ZMQ_IMMEDIATE` 1), libzmq 4.3.5 ends the pipe together with the connection, and messages that had arrived and were not
+yet read are gone (`session_base_t::reconnect`, `socket_base_t::hiccuped`), against rule 3; a test holds that.
+
+The monitor tells the connection's story: CONNECTED, then HANDSHAKE_SUCCEEDED (`Connected`: ready to send), then
 DISCONNECTED; or CLOSED, if the attempt failed. After CLOSED or DISCONNECTED a send would be taken and vanish, so the
 state is asked before each (architecture 5a, rule 7). CLOSED bears no reason. We tell `timeout` by the clock, and
 `unreachable` by asking the kernel for a route, which sends nothing; the rest is `refused`. Not every failure shows in
@@ -50,6 +54,9 @@ if TYPE_CHECKING:
     from rapini.transport.zmq import ZmqTransport
 
 __all__ = ["ZmqDialled"]
+
+NEVER_MS: Final = 3_600_000
+"""When 0MQ would connect again by itself: the socket is closed at once when its connection ends, so never."""
 
 TURN_MESSAGES: Final = 128
 TURN_BYTES: Final = 2 * 1024 * 1024
@@ -122,8 +129,7 @@ class ZmqDialled(Connection):
         timeout_s = transport.options.connect_timeout_s
         self._deadline: float | None = self._started_at + timeout_s + HANDSHAKE_IVL_MS / 1000 + 0.5
         self._dealer = zmq_socket(transport.context, zmq.DEALER, transport.options)
-        self._dealer.setsockopt(zmq.RECONNECT_IVL, -1)
-        self._dealer.setsockopt(zmq.IMMEDIATE, 1)
+        self._dealer.setsockopt(zmq.RECONNECT_IVL, NEVER_MS)
         self._dealer.setsockopt(zmq.CONNECT_TIMEOUT, max(1, int(timeout_s * 1000)))
         self._monitor = Monitor(transport.context, self._dealer, _EVENTS)
         try:
