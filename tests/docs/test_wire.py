@@ -319,6 +319,10 @@ def test_the_pages_limits_are_the_codes() -> None:
         limits.MAX_NAME_BYTES,
         limits.MAX_TOPIC_BYTES,
         limits.MAX_SUBSCRIPTIONS,
+        limits.MAX_BATCH_EVENTS,
+        limits.MAX_CONTROL_FRAMES,
+        limits.CONTROL_FRAMES_PER_S,
+        limits.MAX_GREETING_LINKS,
         limits.MAX_DETAIL_CHARS,
     ]
 
@@ -338,9 +342,10 @@ def codes_said(*paths: str) -> set[str]:
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in ("refuse", "_break_off", "_ViolationError", "Refuse"):
-                given = [*node.args[:1], *(word.value for word in node.keywords if word.arg == "code")]
-                found |= {str(each.value) for each in given if isinstance(each, ast.Constant)}
+            if name in ("refuse", "_ViolationError", "Refuse", "Drop", "_replace"):
+                given = [*node.args, *(word.value for word in node.keywords if word.arg == "code")]
+                texts = {each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+                found |= {text for text in texts if re.fullmatch(r"[a-z_]+", text)}
     return found
 
 

@@ -144,7 +144,7 @@ class Node:
         self.said: Greeting | None = None
         self.stream = b""
         """What it said and the peer has not heard yet."""
-        self.untaken: list[tuple[int, EventsReceived]] = []
+        self.untaken: list[tuple[int, Epoch, EventsReceived]] = []
         self.put = 0
         self.arrived: list[bytes] = []
         self.missed = 0
@@ -165,11 +165,12 @@ class Node:
                 self.session.record = cast(LinkRecord, SimpleNamespace(link=end.link))
                 self.pump()
             case EventsReceived():
+                assert not self.session.exceeds_credit(len(outcome.batch)), "honest peers keep to their credit"
                 missing = self.session.received(outcome)
                 assert missing is not None
                 self.missed += missing
                 self.arrived.append(outcome.batch)
-                self.untaken.append((self.session.generation, outcome))
+                self.untaken.append((self.session.generation, self.session.epoch, outcome))
             case EventsAcknowledged(received_events=received):
                 assert self.session.outbox.acknowledge(received)
                 self.pump()
@@ -212,7 +213,8 @@ class Node:
         self.end, self.stream = None, b""
 
     def take(self) -> None:
-        generation, got = self.untaken.pop(0)
+        generation, epoch, got = self.untaken.pop(0)
+        self.session.released(epoch, len(got.batch))
         self.session.batch_taken(generation, got.first_sequence, got.count)
 
     def account(self) -> tuple[int, int]:
@@ -319,6 +321,7 @@ class BothCountTheSame(RuleBasedStateMachine):
         for name in NAMES:
             sender, receiver = self.nodes[name], self.other(name)
             assert sender.session.outbox.is_idle
+            assert (receiver.session.credit_used, receiver.session.held_bytes) == (0, 0)
             assert sender.session.generation == sender.generations
             # Numbers of the present session: both speak of the same events.
             assert sender.session.outbox.next_sequence == receiver.session.position == receiver.session.taken
