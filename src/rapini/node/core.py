@@ -12,6 +12,7 @@ import logging
 import random
 import time
 import weakref
+from collections import Counter
 
 from rapini import limits
 from rapini.errors import LocalError, TransportError
@@ -117,7 +118,7 @@ class Core:
         times += [self.publisher.flush_at, self.peers.roster.next_timer()]
         times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
         if self.publisher.batches != self._batches_seen:
-            # While events are published in batches, look after the last of them often enough that nobody has to wake us.
+            # While events are batched, look after the last of them often enough that nobody has to wake us.
             self._batches_seen = self.publisher.batches
             times.append(now + self.settings.max_batch_delay_s / 2)
         return min((when for when in times if when is not None), default=None)
@@ -449,6 +450,7 @@ class Core:
             acknowledged={name: session.outbox.acknowledged for name, session in sessions.items()},
             encode_calls=self.publisher.codec.encode_calls,
             flushes=self.publisher.flushes,
+            turned_away=dict(sum((t.counters.refused for t in self._transports.values()), Counter[str]())),
         )
 
     def stop(self) -> None:

@@ -48,6 +48,8 @@ class CountersSnapshot:
     peers_restarted: int
     rejected: Mapping[str, int]
     """Connections that came to nothing, by code."""
+    turned_away: Mapping[str, int]
+    """Strangers that a listener shut out before they said who they are, by code (`half_open_limit`, `silent`, …)."""
     statuses_dropped: int
     """Status reports dropped because nobody read them."""
     encode_calls: int
@@ -111,6 +113,7 @@ class Counters:
         acknowledged: Mapping[str, int],
         encode_calls: int,
         flushes: int,
+        turned_away: Mapping[str, int],
     ) -> CountersSnapshot:
         """A copy that does not change."""
         return CountersSnapshot(
@@ -132,4 +135,5 @@ class Counters:
             statuses_dropped=self.statuses_dropped,
             encode_calls=encode_calls,
             flushes=flushes,
+            turned_away=turned_away,
         )

@@ -185,7 +185,8 @@ class Link:
 
     def transport_ended(self, code: str, detail: str, now: float) -> None:
         """The connection is gone."""
-        if self.state is LinkState.HANDSHAKING:
+        if self.state is LinkState.HANDSHAKING and code in ("closed", "reset"):
+            # The channel knows better what that means in its handshake; why the transport ended it, the transport.
             self._channel.transport_ended(now)
             self._drain_channel(now)
         self._close(self._how_it_ends(), code, Side.THEIRS, detail)

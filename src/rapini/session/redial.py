@@ -65,6 +65,8 @@ class Redial:
         if self.policy is not Reconnect.AUTO:
             return None
         ceiling = min(self._backoff.max_s, self._backoff.first_s * float(2 ** min(self.attempts - 1, 30)))
-        if was_rejected:
-            ceiling = max(ceiling, min(retry_after_s or self._backoff.rejected_s, MAX_RETRY_AFTER_S))
-        return now + ceiling * (0.5 + self._random() / 2)
+        pause_s = ceiling * (0.5 + self._random() / 2)
+        if was_rejected:  # at least what was asked for, jittered upwards
+            asked_s = min(retry_after_s or self._backoff.rejected_s, MAX_RETRY_AFTER_S)
+            pause_s = max(pause_s, asked_s * (1 + self._random() / 4))
+        return now + pause_s

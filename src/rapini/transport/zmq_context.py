@@ -122,7 +122,7 @@ class Monitor:
     def close(self) -> None:
         """After its descriptor was unregistered and before the watched socket is closed.
 
-        Our end goes last: a PAIR without its peer blocks whoever sends, which would be libzmq's I/O thread with the next
+        Our end goes last: a PAIR without its peer blocks who sends, which would be libzmq's I/O thread with the next
         event, for ever, and every connection of the node with it.
         """
         self._watched.disable_monitor()
