@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Final
 
 from rapini.node.counters import Counters
 from rapini.node.inbox import Inbox
@@ -16,8 +17,14 @@ __all__ = ["Reports"]
 
 _log = logging.getLogger("rapini.node")
 
-_UNSPOKEN = ("closed", "reset", "aborted", "superseded")
+_UNSPOKEN: Final = ("closed", "reset", "aborted", "superseded")
 """How a stranger's connection may end without a report: somebody connected and went away without a word."""
+
+
+_STRANGERS_LOGGED: Final = 20
+"""Lines about strangers in `_PERIOD_S` seconds: they can come by the thousand, and must not fill a disk."""
+
+_PERIOD_S: Final = 10.0
 
 
 class Reports:
@@ -31,6 +38,8 @@ class Reports:
     def __init__(self, inboxes: list[Inbox], counters: Counters) -> None:
         self._inboxes = inboxes
         self._counters = counters
+        self._period_ends = 0.0
+        self._logged = 0
 
     def status(self, status: PeerStatus) -> None:
         """Tell every consumer."""
@@ -68,4 +77,14 @@ class Reports:
         if record.link.greeting is None and record.dial is None and code in _UNSPOKEN:
             return
         self.link(record, PeerState.REJECTED, code=code, side=side, detail=detail)
-        _log.warning("%s: rejected: %s (%s)", record.link.peer or record.connection.address, detail, code)
+        if record.link.peer or record.dial is not None or self._may_log_stranger():
+            _log.warning("%s: rejected: %s (%s)", record.link.peer or record.connection.address, detail, code)
+
+    def _may_log_stranger(self) -> bool:
+        now = time.monotonic()
+        if now >= self._period_ends:
+            if self._logged > _STRANGERS_LOGGED:
+                _log.warning("%d more strangers were rejected meanwhile", self._logged - _STRANGERS_LOGGED)
+            self._period_ends, self._logged = now + _PERIOD_S, 0
+        self._logged += 1
+        return self._logged <= _STRANGERS_LOGGED

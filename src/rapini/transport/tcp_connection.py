@@ -119,7 +119,7 @@ class TcpConnection(Connection):
         elif not self._is_over and not self._is_closing:
             self._is_closing = True
             if self.listener is not None:
-                self.listener.gate.forget(self)
+                self.listener.gate.closing(self)
             self.transport.set_timer(self, self.transport.clock() + linger_s)
             if not self._unwritten:
                 self._finish_writing()
@@ -142,6 +142,13 @@ class TcpConnection(Connection):
             self.transport.fail(self, TimeoutError(errno.ETIMEDOUT, "no answer in time"))
         else:
             self.abort()
+
+    def make_room(self) -> None:
+        """End it for a newcomer."""
+        if self._is_closing:
+            self.abort()
+        else:
+            self.transport.refuse(self, "silent", "nothing was sent while others waited")
 
     def shut(self) -> None:
         """Close the socket; for the transport, which reports it."""

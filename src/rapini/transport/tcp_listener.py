@@ -87,7 +87,7 @@ class TcpListener:
             return
         is_admitted, pushed_out = self.gate.admit(connection, now)
         if pushed_out is not None:
-            self.transport.refuse(pushed_out, "silent", "nothing was sent while others waited")
+            pushed_out.make_room()
         if not is_admitted:
             self.transport.counters.refused["half_open_limit"] += 1
             socket.close()

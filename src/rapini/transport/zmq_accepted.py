@@ -93,6 +93,7 @@ class ZmqAccepted(Connection):
         if self.cause is None and self.close_at is None:
             self.close_at = self.listener.transport.clock() + linger_s
             self.listener.closing.add(self)
+            self.listener.gate.closing(self)
             self.listener.retime()
 
     def take_duplicate(self) -> None:

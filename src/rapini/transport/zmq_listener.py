@@ -230,7 +230,8 @@ class ZmqListener:
         if connection.left_at is None:
             is_admitted, pushed_out = self.gate.admit(connection, now)
             if pushed_out is not None:
-                self.refuse(pushed_out, "silent")
+                is_ours = pushed_out.close_at is not None
+                self.refuse(pushed_out, "aborted" if is_ours else "silent", is_ours=is_ours)
             if not is_admitted:
                 self.refuse(connection, "half_open_limit")
                 return
