@@ -277,7 +277,9 @@ class ZmqDialled(Connection):
         """Read messages within a turn's bounds; returns whether the end was reached."""
         receive, counters = self._dealer.recv, self._transport.counters
         left_bytes = TURN_BYTES
-        for _ in range(TURN_MESSAGES):
+        for number in range(TURN_MESSAGES):
+            if number and not self._poll() & POLLIN:  # an `Again` costs three times as much as asking
+                return True
             try:
                 frame = receive(zmq.DONTWAIT, copy=False)
             except zmq.Again:

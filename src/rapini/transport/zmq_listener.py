@@ -48,6 +48,7 @@ from rapini.transport.listen_error import listen_error
 from rapini.transport.zmq_accepted import DETAILS, PARK_FIRST_S, ZmqAccepted
 from rapini.transport.zmq_context import (
     BACKLOG,
+    POLLIN,
     RECEIVE_LIMIT_MESSAGES,
     Monitor,
     is_inode_of,
@@ -244,7 +245,10 @@ class ZmqListener:
         """Read messages within a turn's bounds; returns whether the end was reached."""
         receive, by_id, counters = self._router.recv, self._by_id, self.transport.counters
         unread_bytes = TURN_BYTES
-        for _ in range(TURN_MESSAGES):
+        look = self._router.getsockopt
+        for number in range(TURN_MESSAGES):
+            if number and not int(look(zmq.EVENTS)) & POLLIN:  # an `Again` costs three times as much as asking
+                return True
             try:
                 routing_id = receive(zmq.DONTWAIT)
             except zmq.Again:
