@@ -154,11 +154,11 @@ class RawPeer:
             except TimeoutError:
                 break
             except OSError as exc:
-                raise AssertionError(f"{type(exc).__name__}; heard {self.heard}") from exc
+                raise AssertionError(f"{type(exc).__name__}; heard {self.heard[-5:]}") from exc
             if not data:
-                raise AssertionError(f"the connection ended; heard {self.heard}")
+                raise AssertionError(f"the connection ended; heard {self.heard[-5:]}")
             self._kept += data
-        raise AssertionError(f"no frame of kind {kind} within {timeout_s:g} s; heard {self.heard}")
+        raise AssertionError(f"no frame of kind {kind} within {timeout_s:g} s; heard {self.heard[-5:]}")
 
     def ended(self, timeout_s: float = DEADLINE_S) -> bool:
         """Read until the other side ends the connection, or for so long."""

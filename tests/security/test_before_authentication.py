@@ -10,12 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import zmq
 
-from rapini import Node, PeerInfo, PeerState
+from rapini import Event, Node, PeerInfo, PeerState
 from rapini.secure.envelope import EnvelopeGate, Mechanism
 from tests.integration.node.support import SCHEMES, Keys, eventually, port_of, running
 from tests.integration.transport import zmtp
@@ -76,10 +76,10 @@ def come_and_say(scheme: str, port: int, kind: str) -> Stranger | None:
 
 
 @contextmanager
-def besieged(keys: Keys, scheme: str, **options: object) -> Iterator[tuple[Node, str, list[PeerInfo]]]:
+def besieged(keys: Keys, scheme: str, **options: Any) -> Iterator[tuple[Node, str, list[PeerInfo]]]:
     """A node with every callback there is; at the end none of them has heard of anybody but the honest peer."""
     asked: list[PeerInfo] = []
-    events: list[object] = []
+    events: list[tuple[Event, str]] = []
 
     def admit(peer: PeerInfo) -> bool:
         asked.append(peer)
@@ -90,7 +90,7 @@ def besieged(keys: Keys, scheme: str, **options: object) -> Iterator[tuple[Node,
         server.subscribe("", callback=lambda event, origin: events.append((event, origin.peer)))
         yield server, server.listen(f"{scheme}://127.0.0.1:0"), asked
         assert {peer.name for peer in asked} <= {"honest"}
-        assert all(peer == "honest" for _, peer in events)  # type: ignore[misc]
+        assert all(peer == "honest" for _, peer in events)
         assert {status.peer for status in seen.statuses() if status.state is not PeerState.REJECTED} <= {"honest"}
         assert server.failure is None
         assert rss_bytes() - before < GROWTH_BYTES
