@@ -96,21 +96,23 @@ class LinkRecord:
         """Move what the link has to say to the connection, as far as it goes."""
         data = self.link.data_to_send()
         if data:
-            self.unsent_bytes += len(data)
-            if len(data) <= _PIECE_BYTES:
-                self.unsent.append(data)
-            else:
-                self.unsent.extend(data[at : at + _PIECE_BYTES] for at in range(0, len(data), _PIECE_BYTES))
+            for at in range(0, len(data), _PIECE_BYTES):
+                self._queue(data if len(data) <= _PIECE_BYTES else data[at : at + _PIECE_BYTES])
         while self.unsent:
-            piece = self.unsent[0]
-            result = self.connection.send(piece if self.gate is None else self.gate.seal(piece))
+            message = self.unsent[0]
+            result = self.connection.send(message)
             if result is SendResult.PARKED:
                 return
             self.unsent.popleft()
-            self.unsent_bytes -= len(piece)
+            self.unsent_bytes -= len(message)
             if result is SendResult.GONE:
                 self.unsent.clear()
                 self.unsent_bytes = 0
+
+    def _queue(self, piece: bytes) -> None:
+        message = piece if self.gate is None else self.gate.seal(piece)  # once: the first one opens the channel
+        self.unsent.append(message)
+        self.unsent_bytes += len(message)
 
     def info(self) -> PeerInfo:
         """The peer as it stands."""
