@@ -100,7 +100,10 @@ class Core:
         for transport in list(self._transports.values()):
             for outcome in transport.outcomes():
                 try:
-                    self._on_transport(outcome, now)
+                    if type(outcome) is Received and type(outcome.connection.user) is LinkRecord:  # nearly always
+                        self._on_received(outcome.connection.user, outcome.data, now)
+                    else:
+                        self._on_transport(outcome, now)
                 except Exception as error:  # noqa: BLE001 - see `contain`
                     self._contain_connection(outcome.connection, error, now)
             has_more = has_more or transport.has_more

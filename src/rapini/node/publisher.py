@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import Final
 
@@ -173,7 +173,11 @@ class Publisher:
         encoded: list[tuple[EncodedRun, tuple[Session, ...]]] = []
         for topic, events in _runs(taken):
             self._encode(topic, events, encoded)
-        self._distribute(encoded, now)
+        if len(encoded) == 1:  # nearly always: one type and topic, so one batch for everybody
+            run, receivers = encoded[0]
+            self._deliver((Batch(join_runs((run,)), run.count, {run.topic: run.count}),), receivers, now)
+        else:
+            self._distribute(encoded, now)
 
     def _encode(self, topic: str, events: list[Event], encoded: list[tuple[EncodedRun, tuple[Session, ...]]]) -> None:
         counters = self._counters
@@ -190,10 +194,6 @@ class Publisher:
         encoded += [(run, receivers) for run in runs]
 
     def _distribute(self, encoded: list[tuple[EncodedRun, tuple[Session, ...]]], now: float) -> None:
-        if len(encoded) == 1:  # nearly always: one type and topic, so one batch for everybody
-            run, receivers = encoded[0]
-            self._deliver((Batch(join_runs((run,)), run.count, {run.topic: run.count}),), receivers, now)
-            return
         wanted: dict[Session, list[EncodedRun]] = {}
         for run, receivers in encoded:
             for session in receivers:
@@ -285,14 +285,15 @@ class _Addressed:
         self.event = event
 
 
-def _runs(taken: list[Event | _Addressed]) -> Iterator[tuple[str, list[Event]]]:
+def _runs(taken: list[Event | _Addressed]) -> Iterable[tuple[str, list[Event]]]:
     """Part what was collected into runs of one type and topic, keeping the order."""
     kinds = set(map(type, taken))
     if len(kinds) == 1 and _Addressed not in kinds:
-        yield kinds.pop().__rapini_topic__, taken  # type: ignore[attr-defined,misc]  # never `_Addressed`
-        return
-    for (_, topic), group in groupby(taken, key=_kind_and_topic):
-        yield topic, [item.event if isinstance(item, _Addressed) else item for item in group]
+        return ((kinds.pop().__rapini_topic__, taken),)  # type: ignore[attr-defined,return-value]  # never `_Addressed`
+    return [
+        (topic, [item.event if isinstance(item, _Addressed) else item for item in group])
+        for (_, topic), group in groupby(taken, key=_kind_and_topic)
+    ]
 
 
 def _kind_and_topic(item: Event | _Addressed) -> tuple[type[Event], str]:

@@ -191,6 +191,7 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.PONG: Pong,
     FrameKind.GOODBYE: Goodbye,
 }
+_BY_NUMBER: Final = {int(kind): kind for kind in FrameKind}
 _KINDS: Final = {body: kind for kind, body in _BODIES.items()}
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -274,10 +275,9 @@ class FrameReader:
             kind = view[at + 4]
             body = view[at + 5 : at + 4 + size]
             at += 4 + size
-            try:
-                known = FrameKind(kind)
-            except ValueError:
-                raise DecodeError("unknown_kind", f"unknown frame kind {kind}") from None
+            known = _BY_NUMBER.get(kind)
+            if known is None:
+                raise DecodeError("unknown_kind", f"unknown frame kind {kind}")
             yield known, body
         if at < end:
             self._kept += view[at:]

@@ -74,7 +74,7 @@ class Outbox:
 
     def has_room(self) -> bool:
         """Whether the next batch would be taken."""
-        return self.kept_bytes < self.max_bytes
+        return self._queued_bytes + self._sent_bytes < self.max_bytes
 
     def put(self, batch: Batch, *, may_exceed: bool = False) -> bool:
         """Queue a batch; when the queue is full the batch is dropped (`queue_full`) and the answer is false.
@@ -86,12 +86,13 @@ class Outbox:
             may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
                 waited for room and cannot know how large its batch will be.
         """
-        size = 0 if may_exceed else len(batch.data)
-        if self.kept_bytes and (self.kept_bytes + size > self.max_bytes or not self.has_room()):
+        size = len(batch.data)
+        kept = self._queued_bytes + self._sent_bytes
+        if kept and (kept >= self.max_bytes or (kept + size > self.max_bytes and not may_exceed)):
             self.drop(batch.topics, "queue_full")
             return False
         self._queued.append(batch)
-        self._queued_bytes += len(batch.data)
+        self._queued_bytes += size
         return True
 
     def sendable(self) -> Iterator[tuple[int, Batch]]:

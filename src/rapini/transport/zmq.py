@@ -30,7 +30,7 @@ from rapini.transport.base import (
     Wake,
 )
 from rapini.transport.endpoint import Endpoint
-from rapini.transport.zmq_context import POLLIN, new_context
+from rapini.transport.zmq_context import EVENTS, POLLIN, new_context
 from rapini.transport.zmq_dialled import ZmqDialled
 from rapini.transport.zmq_listener import ZmqListener
 
@@ -164,7 +164,7 @@ class ZmqTransport:
 
     def after_send(self, source: Source, socket: zmq.Socket[bytes], events: int = POLLIN) -> None:
         """A send may have swallowed the edge: if there is something to read, see that it is read."""
-        if source not in self._dirty and int(socket.getsockopt(zmq.EVENTS)) & events:
+        if source not in self._dirty and int(socket.getsockopt(EVENTS)) & events:
             self._needs_turn(source)
 
     def wake_up(self) -> None:

@@ -50,7 +50,10 @@ MAX_SOCKETS: Final = 16_384
 
 POLLIN: Final = int(zmq.POLLIN)
 POLLOUT: Final = int(zmq.POLLOUT)
-"""As plain numbers: an enum's `&` takes as long as asking 0MQ does."""
+EVENTS: Final = int(zmq.EVENTS)
+DONTWAIT: Final = int(zmq.DONTWAIT)
+SEND_MORE: Final = int(zmq.SNDMORE) | DONTWAIT
+"""As plain numbers: an enum's `&` and `|` take as long as asking 0MQ does."""
 
 _names: Final = itertools.count(1)
 _seed_lock: Final = threading.Lock()
@@ -114,10 +117,10 @@ class Monitor:
         """Up to `limit` events as (event, value); fewer means that there are no more."""
         receive, look, unpack = self._socket.recv, self._socket.getsockopt, self._EVENT.unpack
         for _ in range(limit):
-            if not int(look(zmq.EVENTS)) & POLLIN:  # a third of the price of an `Again`, and nearly every turn's case
+            if not int(look(EVENTS)) & POLLIN:  # a third of the price of an `Again`, and nearly every turn's case
                 return
-            yield unpack(receive(zmq.DONTWAIT))
-            receive(zmq.DONTWAIT)  # the endpoint, which we know
+            yield unpack(receive(DONTWAIT))
+            receive(DONTWAIT)  # the endpoint, which we know
 
     def close(self) -> None:
         """After its descriptor was unregistered and before the watched socket is closed.

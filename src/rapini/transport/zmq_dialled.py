@@ -41,6 +41,8 @@ from rapini.transport.base import (
 )
 from rapini.transport.endpoint import Endpoint
 from rapini.transport.zmq_context import (
+    DONTWAIT,
+    EVENTS,
     HANDSHAKE_IVL_MS,
     POLLIN,
     POLLOUT,
@@ -155,7 +157,7 @@ class ZmqDialled(Connection):
             return SendResult.PARKED
         counters = self._transport.counters
         try:
-            self._dealer.send(data, zmq.DONTWAIT)
+            self._dealer.send(data, DONTWAIT)
         except zmq.Again:
             # Full, or its pipe is already gone; then DISCONNECTED is on its way, and says so.
             counters.parked += 1
@@ -281,7 +283,7 @@ class ZmqDialled(Connection):
             if number and not self._poll() & POLLIN:  # an `Again` costs three times as much as asking
                 return True
             try:
-                frame = receive(zmq.DONTWAIT, copy=False)
+                frame = receive(DONTWAIT, copy=False)
             except zmq.Again:
                 return True
             size = len(frame)
@@ -301,7 +303,7 @@ class ZmqDialled(Connection):
         return False
 
     def _poll(self) -> int:
-        return int(self._dealer.getsockopt(zmq.EVENTS))
+        return int(self._dealer.getsockopt(EVENTS))
 
     def _end(self, out: list[TransportOutcome], last: ConnectFailed | Disconnected) -> None:
         """Close both sockets and report the last outcome."""

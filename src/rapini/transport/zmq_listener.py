@@ -48,8 +48,11 @@ from rapini.transport.listen_error import listen_error
 from rapini.transport.zmq_accepted import DETAILS, PARK_FIRST_S, ZmqAccepted
 from rapini.transport.zmq_context import (
     BACKLOG,
+    DONTWAIT,
+    EVENTS,
     POLLIN,
     RECEIVE_LIMIT_MESSAGES,
+    SEND_MORE,
     Monitor,
     is_inode_of,
     zmq_socket,
@@ -166,9 +169,11 @@ class ZmqListener:
         # First of all, as rule 4 asks; but asking it costs as much as reading a message, and its descriptor tells.
         if self._has_news and not self._read_monitor(now, out):
             return True
-        self._look_for_flushed(now)
+        if self._leaving:
+            self._look_for_flushed(now)
         is_drained = self._read_messages(now, out)
-        self._settle(is_drained, out)
+        if self._leaving:
+            self._settle(is_drained, out)
         self._keep_time(now, out)
         return not is_drained
 
@@ -247,13 +252,13 @@ class ZmqListener:
         unread_bytes = TURN_BYTES
         look = self._router.getsockopt
         for number in range(TURN_MESSAGES):
-            if number and not int(look(zmq.EVENTS)) & POLLIN:  # an `Again` costs three times as much as asking
+            if number and not int(look(EVENTS)) & POLLIN:  # an `Again` costs three times as much as asking
                 return True
             try:
-                routing_id = receive(zmq.DONTWAIT)
+                routing_id = receive(DONTWAIT)
             except zmq.Again:
                 return True
-            frame = receive(zmq.DONTWAIT, copy=False)
+            frame = receive(DONTWAIT, copy=False)
             self._reads += 1
             connection = by_id.get(routing_id)
             if connection is None:
@@ -278,7 +283,7 @@ class ZmqListener:
     def _skip_parts(self, frame: zmq.Frame) -> None:
         """Messages of several parts arrive whole, so this never waits; `_keep_time` bounds how many there can be."""
         while frame.more:
-            frame = self._router.recv(zmq.DONTWAIT, copy=False)
+            frame = self._router.recv(DONTWAIT, copy=False)
 
     # --- which connection --------------------------------------------------------------------------------------------
 
@@ -355,7 +360,7 @@ class ZmqListener:
                 of_all = sum(map(len, self._by_fd.values())) + 1
                 connection.settle_reads = self._reads + (RECEIVE_LIMIT_MESSAGES + 2) * of_all
         if is_new:
-            self._router.getsockopt(zmq.EVENTS)  # makes libzmq take note of what was handed over
+            self._router.getsockopt(EVENTS)  # makes libzmq take note of what was handed over
 
     def _settle(self, is_drained: bool, out: list[TransportOutcome]) -> None:
         """Declare those lost whose messages have all been read."""
@@ -392,8 +397,8 @@ class ZmqListener:
             return SendResult.PARKED
         counters = self.transport.counters
         try:
-            self._router.send(connection.routing_id, zmq.SNDMORE | zmq.DONTWAIT)
-            self._router.send(data, zmq.DONTWAIT)
+            self._router.send(connection.routing_id, SEND_MORE)
+            self._router.send(data, DONTWAIT)
         except zmq.Again:
             counters.parked += 1
             self._park(connection, connection.park_s)
