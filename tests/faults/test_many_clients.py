@@ -21,8 +21,14 @@ CLIENTS = 500
 PROCESSES = 2
 
 
-@pytest.mark.timeout(150)
-@pytest.mark.parametrize(("scheme", "seconds"), [("zmq+tls", 30), ("tcp+tls", 6)])
+@pytest.mark.parametrize(
+    ("scheme", "seconds"),
+    [
+        pytest.param("zmq+tls", 30, marks=pytest.mark.timeout(150)),
+        pytest.param("tcp+tls", 6, marks=pytest.mark.timeout(150)),
+        pytest.param("zmq+tls", 600, marks=[pytest.mark.soak, pytest.mark.timeout(900)]),
+    ],
+)
 def test_500_clients_with_churn(keys: Keys, scheme: str, seconds: int) -> None:
     """Every message reaches its peer only, all of them while it is up, and the accounts agree."""
     names = [f"swarm-{i:03}" for i in range(CLIENTS)]
