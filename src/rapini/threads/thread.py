@@ -118,8 +118,10 @@ class Thread:
     def wait_stop(self, timeout_s: float) -> bool:
         """Wait until the thread has ended, at most `timeout_s` seconds; say whether it has.
 
-        True for one that was never started. Any thread but its own.
+        True for one that was never started; false at once on the thread itself, which cannot wait for its own end.
         """
+        if self._thread is threading.current_thread():
+            return False
         if self._thread.ident is not None:
             self._thread.join(max(0.0, timeout_s))
         return not self._thread.is_alive()

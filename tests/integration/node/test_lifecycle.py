@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from rapini import AsyncNode, Node, PeerState, PeerStatus
+from rapini import AsyncNode, Event, Node, Origin, PeerState, PeerStatus
 from rapini.errors import LocalError, PeerTimeoutError
 from tests.integration.node.support import QUICK, SCHEMES, Keys, eventually, running
 from tests.programs.child import ROOT
@@ -252,3 +252,18 @@ def test_peer_that_stays_away_is_counted(keys: Keys) -> None:
     counters = server.counters()
     assert counters.unrouted == {"tick/main": 1}
     assert counters.acknowledged == {"client": 1}
+
+
+def test_a_callback_may_close_its_node(keys: Keys) -> None:
+    """`close()` on the callback thread does not wait for that thread."""
+    closed = threading.Event()
+    with Node("server", **keys.of("server")) as server, Node("client", **keys.of("client")) as client:
+
+        def close(event: Event, origin: Origin) -> None:
+            server.close()
+            closed.set()
+
+        server.subscribe("tick/", callback=close)
+        client.connect(server.listen("tcp+tls://127.0.0.1:0"))
+        client.publish(Tick(sender="client", number=1))
+        assert closed.wait(10)
