@@ -43,5 +43,6 @@ MAX_BATCH_DELAY_S: Final = 0.002
 SEND_QUEUE_BYTES: Final = 8 * 1024 * 1024
 """Encoded events waiting for one peer, sent but unacknowledged ones included."""
 
-WINDOW_BYTES: Final = 1024 * 1024
-"""Credit: unacknowledged bytes that one peer may have under way to us."""
+WINDOW_BYTES: Final = 4 * 1024 * 1024
+"""Credit: unacknowledged bytes that one peer may have under way to us. At a million events/s, 1 MiB lasts for 10 ms, of
+which a busy publisher's I/O thread may wait 5 for the interpreter before it sees an acknowledgement."""
