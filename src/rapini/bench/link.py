@@ -20,6 +20,7 @@ from typing import IO, Any, Final
 from rapini import Authority
 from rapini.bench.capture import measure_capture
 from rapini.bench.machine import describe_machine
+from rapini.defaults import MAX_BATCH_EVENTS, WINDOW_BYTES
 from rapini.errors import RapiniError
 
 __all__ = ["SECTIONS", "Plan", "measure"]
@@ -43,6 +44,8 @@ class Plan:
         memory_seconds: Of the run that memory is read from.
         capture_packets: Size of the capture for the parsing benchmark.
         sections: Which of `SECTIONS`.
+        window_bytes: The subscribers' credit.
+        batch_events: The publishers' largest batch.
         progress: Told what is being measured.
     """
 
@@ -54,6 +57,8 @@ class Plan:
         memory_seconds: float = 60.0,
         capture_packets: int = 200_000,
         sections: tuple[str, ...] = SECTIONS,
+        window_bytes: int = WINDOW_BYTES,
+        batch_events: int = MAX_BATCH_EVENTS,
         progress: Progress = lambda _: None,
     ) -> None:
         self.rounds = rounds
@@ -61,12 +66,13 @@ class Plan:
         self.memory_seconds = memory_seconds
         self.capture_packets = capture_packets
         self.sections = sections
+        self.tuning = {"window_bytes": window_bytes, "batch_events": batch_events}
         self.progress = progress
 
 
 def measure(plan: Plan) -> Result:
     """Run the benchmark; the result is what `--json` prints."""
-    result: Result = {"machine": describe_machine(), "rounds": plan.rounds, "seconds": plan.seconds}
+    result: Result = {"machine": describe_machine(), "rounds": plan.rounds, "seconds": plan.seconds, **plan.tuning}
     with _keys() as keys:
         if "throughput" in plan.sections:
             result["throughput"] = _throughput(plan, keys)
@@ -155,7 +161,7 @@ def _ratio(ours: list[float], theirs: list[float]) -> Result:
 
 
 def _throughput(plan: Plan, keys: str) -> Result:
-    runs = _interleaved(plan, "throughput", {"keys": keys, "seconds": plan.seconds})
+    runs = _interleaved(plan, "throughput", {"keys": keys, "seconds": plan.seconds, **plan.tuning})
     rates = {name: [taken["rate"] for _, taken in results] for name, results in runs.items()}
     table = {
         name: {
@@ -210,7 +216,7 @@ def _fanout(plan: Plan, keys: str) -> Result:
 
 def _memory(plan: Plan, keys: str) -> Result:
     plan.progress(f"memory: zmq+tls at full speed for {plan.memory_seconds:g} s")
-    sent, taken = run_pair("zmq+tls", {"keys": keys, "seconds": plan.memory_seconds})
+    sent, taken = run_pair("zmq+tls", {"keys": keys, "seconds": plan.memory_seconds, **plan.tuning})
     return {
         "seconds": plan.memory_seconds,
         "events": taken["events"],

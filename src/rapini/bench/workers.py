@@ -20,6 +20,7 @@ import zmq
 
 from rapini import Event, EventRun, Node
 from rapini.bench.events import TOPIC, BenchConnection, make_events
+from rapini.defaults import MAX_BATCH_EVENTS, WINDOW_BYTES
 
 __all__ = ["main"]
 
@@ -57,7 +58,7 @@ def _summary(count: int, started: float, ended: float, cpu_s: float, **more: obj
 
 def rapini_sink(scheme: str, options: Options) -> None:
     """Take events with `items()`, or one by one with `events()`, until the source leaves."""
-    with Node("sink", keys=options["keys"]) as node:
+    with Node("sink", keys=options["keys"], window_bytes=options.get("window_bytes", WINDOW_BYTES)) as node:
         node.subscribe("bench/")
         _say(url=node.listen(f"{scheme}://127.0.0.1:0"))
         if options.get("latency"):
@@ -88,7 +89,8 @@ def rapini_source(scheme: str, options: Options) -> None:
     """Call `publish()` once per event, for so many seconds or at such a rate."""
     del scheme
     events = make_events(_PREPARED)
-    with Node("source", keys=options["keys"], overflow="block") as node:
+    batch_events = options.get("batch_events", MAX_BATCH_EVENTS)
+    with Node("source", keys=options["keys"], overflow="block", max_batch_events=batch_events) as node:
         for url in options["urls"]:
             node.connect(url)
         if options.get("latency"):

@@ -8,10 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from rapini.defaults import MAX_BATCH_EVENTS, WINDOW_BYTES
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["bench"]
+
+
+_LINK_HELP = """Events per second, delay, fan-out and memory of a secured link; packets per second of `rapini run`.
+
+The baselines are raw pyzmq PUSH/PULL, plain and with CURVE, one msgspec-encoded event a message. The whole run takes
+about four minutes. The status is 1 if a promise was not kept.
+
+\b
+Examples:
+  rapini bench link
+  rapini bench link --only throughput --rounds 5 --json
+"""
 
 
 @click.group()
@@ -22,7 +36,7 @@ def bench() -> None:
     """
 
 
-@bench.command()
+@bench.command(help=_LINK_HELP)
 @click.option("--rounds", type=click.IntRange(1, 100), default=3, show_default=True, help="Interleaved rounds.")
 @click.option("--seconds", type=click.FloatRange(0.2, 3600), default=3.0, show_default=True, help="Length of each run.")
 @click.option(
@@ -42,20 +56,32 @@ def bench() -> None:
     type=click.Choice(("throughput", "latency", "fanout", "memory", "capture")),
     help="Measure this section alone; may be repeated.",
 )
+@click.option(
+    "--window-bytes",
+    type=click.IntRange(1024),
+    default=WINDOW_BYTES,
+    show_default=True,
+    help="The subscribers' credit.",
+)
+@click.option(
+    "--batch-events",
+    type=click.IntRange(1, 65_536),
+    default=MAX_BATCH_EVENTS,
+    show_default=True,
+    help="The publishers' largest batch.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else on standard output.")
 def link(
-    rounds: int, seconds: float, memory_seconds: float, packets: int, sections: tuple[str, ...], as_json: bool
+    rounds: int,
+    seconds: float,
+    memory_seconds: float,
+    packets: int,
+    sections: tuple[str, ...],
+    window_bytes: int,
+    batch_events: int,
+    as_json: bool,
 ) -> int:
-    r"""Events per second, delay, fan-out and memory of a secured link; packets per second of `rapini run`.
-
-    The baselines are raw pyzmq PUSH/PULL, plain and with CURVE, one msgspec-encoded event a message. The whole run
-    takes about four minutes. The status is 1 if a promise was not kept.
-
-    \b
-    Examples:
-      rapini bench link
-      rapini bench link --only throughput --rounds 5 --json
-    """
+    """Measure a secured link."""
     from rich.console import Console
 
     from rapini.bench.link import SECTIONS, Plan, measure
@@ -74,6 +100,8 @@ def link(
             memory_seconds=memory_seconds,
             capture_packets=packets,
             sections=sections or SECTIONS,
+            window_bytes=window_bytes,
+            batch_events=batch_events,
             progress=progress,
         )
         result = measure(plan)
