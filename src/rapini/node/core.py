@@ -117,8 +117,8 @@ class Core:
         return now if has_more else self._next_turn(now)
 
     def _next_turn(self, now: float) -> float | None:
-        times = [transport.next_timer() for transport in self._transports.values()]
-        times += [self.publisher.flush_at, self.peers.roster.next_timer()]
+        times = [self.publisher.flush_at, self.peers.roster.next_timer()]
+        times += [transport.next_timer() for transport in self._transports.values()]
         times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
         if self.publisher.batches != self._batches_seen:
             # While events are batched, look after the last of them often enough that nobody has to wake us.

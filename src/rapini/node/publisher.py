@@ -229,9 +229,12 @@ class Publisher:
         return self._blocks and self._full()
 
     def _full(self) -> bool:
+        for session in self._sessions.values():
+            if session.record is not None and not session.outbox.has_room():
+                break
+        else:
+            return False  # nearly always, and asked at every flush
         full = [s for s in self._sessions.values() if s.record is not None and not s.outbox.has_room()]
-        if not full:
-            return False
         wanted = {topic for topic, _ in _runs(self._waiting[:])}
         return any(session in self.route(topic) for topic in wanted for session in full)
 

@@ -135,6 +135,8 @@ class Roster:
         self._probe_timeout_s = probe_timeout_s
         self._duplicate_retry_s = duplicate_retry_s
         self._greeted: dict[str, LinkId] = {}
+        self._probing = False
+        """Whether a peer may have a contender."""
 
     def has_link(self, name: str) -> bool:
         """Whether this peer has an admitted link."""
@@ -206,6 +208,7 @@ class Roster:
             detail = f"{claim.name} is being probed for another newcomer"
             return [Refuse(link=claim.link, code="duplicate_name", detail=detail, retry_after_s=self._probe_timeout_s)]
         peer.contender = claim
+        self._probing = True
         peer.probe_until = now + self._probe_timeout_s
         return [] if peer.link is None else [Probe(link=peer.link)]
 
@@ -274,7 +277,11 @@ class Roster:
 
     def next_timer(self) -> float | None:
         """When the next probe runs out, in monotonic seconds."""
-        return min((p.probe_until for p in self.peers.values() if p.contender is not None), default=None)
+        if not self._probing:  # asked in every turn, and nearly always the case
+            return None
+        probed = [peer for peer in self.peers.values() if peer.contender is not None]
+        self._probing = bool(probed)
+        return min((peer.probe_until for peer in probed), default=None)
 
     def handle_timer(self, now: float) -> list[Decision]:
         """Probes that ran out: the old link is lost, the newcomer takes over."""

@@ -55,6 +55,9 @@ DONTWAIT: Final = int(zmq.DONTWAIT)
 SEND_MORE: Final = int(zmq.SNDMORE) | DONTWAIT
 """As plain numbers: an enum's `&` and `|` take as long as asking 0MQ does."""
 
+bare_send: Final = zmq.backend.Socket.send
+"""`Socket.send` without the wrapper for draft options, which every message would pay for."""
+
 _names: Final = itertools.count(1)
 _seed_lock: Final = threading.Lock()
 _is_seeded = False

@@ -47,6 +47,7 @@ from rapini.transport.zmq_context import (
     POLLIN,
     POLLOUT,
     Monitor,
+    bare_send,
     is_inode_of,
     socket_inode,
     zmq_socket,
@@ -157,7 +158,7 @@ class ZmqDialled(Connection):
             return SendResult.PARKED
         counters = self._transport.counters
         try:
-            self._dealer.send(data, DONTWAIT)
+            bare_send(self._dealer, data, DONTWAIT)
         except zmq.Again:
             # Full, or its pipe is already gone; then DISCONNECTED is on its way, and says so.
             counters.parked += 1

@@ -54,6 +54,7 @@ from rapini.transport.zmq_context import (
     RECEIVE_LIMIT_MESSAGES,
     SEND_MORE,
     Monitor,
+    bare_send,
     is_inode_of,
     zmq_socket,
 )
@@ -397,8 +398,8 @@ class ZmqListener:
             return SendResult.PARKED
         counters = self.transport.counters
         try:
-            self._router.send(connection.routing_id, SEND_MORE)
-            self._router.send(data, DONTWAIT)
+            bare_send(self._router, connection.routing_id, SEND_MORE)
+            bare_send(self._router, data, DONTWAIT)
         except zmq.Again:
             counters.parked += 1
             self._park(connection, connection.park_s)
