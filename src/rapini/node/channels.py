@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from rapini.errors import ConfigError
@@ -28,16 +29,18 @@ class ChannelFactory:
     Args:
         name: The node's name; a certificate must be for it.
         settings: Where the keys are, whether `plain` is allowed.
+        entropy: So many random bytes, for channel ids.
 
     Raises:
         ConfigError: A key file is not usable, or is for somebody else.
     """
 
-    def __init__(self, name: str, settings: NodeSettings) -> None:
+    def __init__(self, name: str, settings: NodeSettings, entropy: Callable[[int], bytes] = os.urandom) -> None:
         check_name(name, what="node")
         self.cluster = settings.cluster
         self.role = settings.role
         self._settings = settings
+        self._entropy = entropy
         self._timeout_s = settings.handshake_timeout_s
         self._material = _load(name, settings)
         if self._material is not None:
@@ -78,7 +81,7 @@ class ChannelFactory:
     def gate(self, endpoint: Endpoint, *, is_initiator: bool) -> EnvelopeGate:
         """The envelope for a message-based connection."""
         if is_initiator:
-            return EnvelopeGate.initiator(Mechanism[endpoint.mechanism.upper()], os.urandom(8))
+            return EnvelopeGate.initiator(Mechanism[endpoint.mechanism.upper()], self._entropy(8))
         return EnvelopeGate.responder(Mechanism[endpoint.mechanism.upper()])
 
 

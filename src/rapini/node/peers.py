@@ -7,9 +7,6 @@ sees is in order too: `lost` comes after the last batch of its epoch, and before
 from __future__ import annotations
 
 import logging
-import os
-import random
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +16,7 @@ from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
 from rapini.node.dials import Dial, DialState
+from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
@@ -68,6 +66,7 @@ class Peers:
         admission: Asked about each verified peer.
         service: Sends what a record's link has to say, handles what follows, re-arms it.
         contain: Ends one connection that an unexpected exception came of; without it, such an exception is raised.
+        environment: Clock and chance.
     """
 
     def __init__(
@@ -81,12 +80,13 @@ class Peers:
         admission: Admission,
         service: Callable[[LinkRecord, float], None],
         contain: Callable[[LinkRecord, Exception, float], None] | None = None,
+        environment: Environment = REAL,
     ) -> None:
-        self.incarnation = Incarnation(os.urandom(16))
+        self.incarnation = Incarnation(environment.entropy(16))
         self.sessions: dict[str, Session] = {}
         self.records: dict[LinkId, LinkRecord] = {}
         self.inboxes: list[Inbox] = []
-        self.reports = Reports(self.inboxes, counters)
+        self.reports = Reports(self.inboxes, counters, environment)
         self.dials: list[Dial] = []
         self.subscriptions: tuple[str, ...] = ()
         self.subscriptions_version = 0
@@ -104,6 +104,8 @@ class Peers:
         self._admission = admission
         self._service = service
         self._contain = contain or _raise
+        self._clock = environment.clock
+        self._random = environment.random
         self._taken: deque[ReceivedBatch] = deque()
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
@@ -115,6 +117,7 @@ class Peers:
             sessions=self.sessions,
             pump=self.pump,
             wake=self._wake_to_flush,
+            clock=environment.clock,
         )
 
     def _wake_to_flush(self) -> None:
@@ -197,14 +200,14 @@ class Peers:
                 try:
                     self._on_verdict(record, is_admitted, why_not)
                 except Exception as error:  # noqa: BLE001 - see `Core.contain`
-                    self._contain(record, error, time.monotonic())
+                    self._contain(record, error, self._clock())
 
         self._admission.ask(record.info(), verdict, lambda: record.link.state is LinkState.JUDGING)
 
     def _on_verdict(self, record: LinkRecord, is_admitted: bool, why_not: str) -> None:
         if record.link.state is not LinkState.JUDGING:
             return
-        now = time.monotonic()
+        now = self._clock()
         if not is_admitted:
             record.link.refuse("denied", why_not, now, self._settings.backoff_rejected_s)
             self._service(record, now)
@@ -302,7 +305,7 @@ class Peers:
         if record.session is not None and record.session.record is record:
             record.session.prefixes = prefixes
             if not self.publisher.is_blocked():
-                self.publisher.flush(time.monotonic())  # what was published before goes by the old subscriptions
+                self.publisher.flush(self._clock())  # what was published before goes by the old subscriptions
             self.publisher.reroute()
 
     def subscribe(self, prefixes: tuple[str, ...], now: float) -> int:
@@ -355,7 +358,7 @@ class Peers:
         self._taken.append(batch)
         self._taken_bytes += len(batch.data)
         if self._taken_bytes * ACK_SHARE >= self._settings.window_bytes:
-            now = time.monotonic()
+            now = self._clock()
             with self._loop.lock:
                 self.tell_all_taken(now)
 
@@ -428,7 +431,7 @@ class Peers:
         if session is not None and was_up:
             if closed.kind is CloseKind.LOST:
                 self._counters.peers_lost += 1
-                session.lost()
+                session.lost(now)
             else:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
@@ -460,7 +463,7 @@ class Peers:
         """A peer's session ended: the dials that stood by may try."""
         for dial in self.dials:
             if dial.state is DialState.STANDBY and dial.peer == name:
-                due = now + random.random() * self._settings.backoff_first_s
+                due = now + self._random() * self._settings.backoff_first_s
                 dial.wake(due)
                 self._loop.wake_before(due)
 

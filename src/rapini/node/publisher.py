@@ -46,6 +46,7 @@ class Publisher:
         sessions: All sessions, by name; routes are made from them.
         pump: Sends what a session's credit allows.
         wake: Wakes the I/O thread to flush at `flush_at`.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Publisher:
         sessions: dict[str, Session],
         pump: Callable[[Session, float], None],
         wake: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.codec = Codec()
         self.flush_at: float | None = None
@@ -72,6 +74,7 @@ class Publisher:
         self._sessions = sessions
         self._pump = pump
         self._wake = wake
+        self._clock = clock
         self._max_events = settings.max_batch_events
         self._is_debug = settings.debug
         self._blocks = settings.overflow == "block"
@@ -103,10 +106,10 @@ class Publisher:
             waiting.append(self._checked(event, topic))
         if not self._is_armed:
             with self._lock:
-                self._arm(time.monotonic())
+                self._arm(self._clock())
         elif len(waiting) >= self._max_events:
             with self._lock:
-                self.flush(time.monotonic(), may_block=self._blocks)
+                self.flush(self._clock(), may_block=self._blocks)
 
     def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
         """Take several events."""
@@ -217,7 +220,7 @@ class Publisher:
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
         while not self._is_closed and self._full():
-            left = 1.0 if deadline is None else deadline - time.monotonic()
+            left = 1.0 if deadline is None else deadline - self._clock()
             if left <= 0:
                 return
             self.room.wait(min(left, 1.0))

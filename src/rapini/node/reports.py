@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 from rapini.node.counters import Counters
+from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox
 from rapini.node.links import LinkRecord
 from rapini.node.status import PeerState, PeerStatus
@@ -33,11 +33,13 @@ class Reports:
     Args:
         inboxes: Who is told; the node's own list, which may grow.
         counters: Where rejections are counted.
+        environment: The clocks.
     """
 
-    def __init__(self, inboxes: list[Inbox], counters: Counters) -> None:
+    def __init__(self, inboxes: list[Inbox], counters: Counters, environment: Environment = REAL) -> None:
         self._inboxes = inboxes
         self._counters = counters
+        self._environment = environment
         self._period_ends = 0.0
         self._logged = 0
 
@@ -60,7 +62,7 @@ class Reports:
                 endpoint=record.connection.endpoint,
                 address=record.connection.address,
                 epoch=record.link.epoch or 0,
-                time=time.time(),
+                time=self._environment.wall(),
             )
         )
 
@@ -81,7 +83,7 @@ class Reports:
             _log.warning("%s: rejected: %s (%s)", record.link.peer or record.connection.address, detail, code)
 
     def _may_log_stranger(self) -> bool:
-        now = time.monotonic()
+        now = self._environment.clock()
         if now >= self._period_ends:
             if self._logged > _STRANGERS_LOGGED:
                 _log.warning("%d more strangers were rejected meanwhile", self._logged - _STRANGERS_LOGGED)

@@ -6,7 +6,6 @@ of it is touched under the node's lock, `taken` (called by consumers) takes it.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -141,10 +140,10 @@ class Session:
             self.record.link.acknowledge(self.taken, now)
             self.acknowledged = self.taken
 
-    def lost(self) -> None:
+    def lost(self, now: float) -> None:
         """The link is gone without a goodbye."""
         self.record = None
-        self.lost_at = time.monotonic()
+        self.lost_at = now
         self.outbox.channel_lost()
 
     def departed(self, cause: str) -> None:

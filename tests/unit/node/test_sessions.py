@@ -209,7 +209,7 @@ class Node:
             self.end.link.transport_ended("reset", "", self.end.clock.now)
             self.end.link.outcomes()
             if self.session.record is not None:
-                self.session.lost()
+                self.session.lost(1000.0)
         self.end, self.stream = None, b""
 
     def take(self) -> None:
