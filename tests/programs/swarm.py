@@ -252,7 +252,7 @@ class Swarm:
             case LinkClosed(code=code):
                 client.codes.append(code)
                 if session.record is record:
-                    session.lost()
+                    session.lost(now)
             case _:
                 pass
 
