@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rapini.codec import Codec, join_runs
+from rapini.events.delivery import Delivery
 from rapini.node.links import LinkRecord
 from rapini.node.sessions import Session
 from rapini.secure.envelope import EnvelopeGate, Mechanism
@@ -29,6 +30,7 @@ from rapini.session.link import (
     ChannelOpened,
     EventsAcknowledged,
     EventsReceived,
+    GapReceived,
     GreetingReceived,
     Link,
     LinkClosed,
@@ -90,9 +92,8 @@ class Client:
 
     def take(self, events: EventsReceived, now: float) -> None:
         """Check a batch and acknowledge it."""
-        missing = self.session.received(events)
-        if missing is None:
-            raise AssertionError(f"{self.name}: event numbers went back")
+        if not self.session.received(events):
+            raise AssertionError(f"{self.name}: event numbers do not continue")
         for run in self.codec.decode_batch_untrusted(events.batch):
             for event in run.events:
                 if not isinstance(event, Canary) or event.receiver != self.name or run.topic != topic_of(self.name):
@@ -102,7 +103,7 @@ class Client:
                 self.gaps += self.in_epoch > 0 and event.number != self.last + 1
                 self.in_epoch, self.last = self.in_epoch + 1, event.number
             self.foreign += len(run.bad)
-        self.session.batch_taken(self.session.generation, events.first_sequence, events.count)
+        self.session.was_taken(self.session.generation, events.delivery, events.first_sequence, events.count)
         self.session.acknowledge(now)
 
 
@@ -247,8 +248,12 @@ class Swarm:
                 self._say(client, record, now)
             case EventsReceived():
                 client.take(outcome, now)
-            case EventsAcknowledged(received_events=received):
-                session.outbox.acknowledge(received)
+            case GapReceived():
+                if not session.received_gap(outcome):
+                    raise AssertionError(f"{client.name}: gap numbers do not continue")
+                session.was_taken(session.generation, outcome.delivery, outcome.first_sequence, outcome.count)
+            case EventsAcknowledged(taken=taken):
+                session.outbox.acknowledge(taken)
             case LinkClosed(code=code):
                 client.codes.append(code)
                 if session.record is record:
@@ -259,9 +264,12 @@ class Swarm:
     def _say(self, client: Client, record: LinkRecord, now: float) -> None:
         client.sent += 1
         runs, _ = client.codec.encode_run("tick/swarm", [Tick(sender=client.name, number=client.sent)])
-        client.session.outbox.put(Batch(join_runs(runs), 1, {"tick/swarm": 1}))
-        for first, batch in client.session.outbox.sendable():
-            record.link.send_events(first, batch.count, batch.data, now)
+        client.session.outbox.put(Batch(join_runs(runs), 1, {"tick/swarm": 1}), Delivery.BEST_EFFORT, now)
+        for delivery, first, item in client.session.outbox.sendable():
+            if isinstance(item, Batch):
+                record.link.send_events(delivery, first, item.count, item.data, now)
+            else:
+                record.link.send_gap(delivery, first, item, now)
 
 
 def main() -> None:

@@ -23,13 +23,16 @@ section 4.4.2.4 and appendix E.1.2).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
 from rapini.secure.identity import PeerIdentity
 from rapini.session.allowance import Allowance
+from rapini.session.flow import Hole
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -37,6 +40,7 @@ from rapini.session.messages import (
     Epoch,
     FrameKind,
     FrameReader,
+    Gap,
     Goodbye,
     Greeting,
     Hello,
@@ -57,6 +61,7 @@ from rapini.session.outcomes import (
     CloseKind,
     EventsAcknowledged,
     EventsReceived,
+    GapReceived,
     GreetingReceived,
     LinkClosed,
     LinkOutcome,
@@ -74,6 +79,7 @@ __all__ = [
     "CloseKind",
     "EventsAcknowledged",
     "EventsReceived",
+    "GapReceived",
     "GreetingReceived",
     "Input",
     "Link",
@@ -299,16 +305,21 @@ class Link:
         if self.state in (LinkState.SYNCING, LinkState.UP):
             self._send(Subscriptions(version, list(prefixes)), now)
 
-    def send_events(self, first_sequence: int, count: int, batch: bytes, now: float) -> None:
+    def send_events(self, delivery: Delivery, first_sequence: int, count: int, batch: bytes, now: float) -> None:
         """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it."""
         if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
-            self._channel.send(pack_events_frame(first_sequence, count, batch))
+            self._channel.send(pack_events_frame(delivery, first_sequence, count, batch))
         self._last_sent = now
 
-    def acknowledge(self, received_events: int, now: float) -> None:
-        """Tell the peer how many of its events were taken here."""
+    def send_gap(self, delivery: Delivery, first_sequence: int, hole: Hole, now: float) -> None:
+        """Tell the peer of numbers that nothing will come for. Only while `is_up`, as `send_events`."""
+        topics = hole.topics if len(hole.topics) <= limits.MAX_GAP_TOPICS else {}
+        self._send(Gap(int(delivery), first_sequence, hole.count, hole.reason, topics), now)
+
+    def acknowledge(self, taken: Sequence[int], now: float) -> None:
+        """Tell the peer what was taken here: the number after the last event, by delivery class."""
         if self.state in (LinkState.UP, LinkState.LEAVING):
-            self._send(Ack(received_events), now)
+            self._send(Ack(list(taken)), now)
 
     def ping(self, now: float) -> int:
         """Ask for a sign of life; returns the token that `PongReceived` will carry."""
@@ -362,18 +373,26 @@ class Link:
             self._move(Input.EVENTS)
         header, batch = split_events_untrusted(body)
         self._outcomes.append(
-            EventsReceived(first_sequence=header.first_sequence, count=header.count, batch=bytes(batch))
+            EventsReceived(
+                delivery=header.delivery,
+                first_sequence=header.first_sequence,
+                count=header.count,
+                batch=bytes(batch),
+            )
         )
 
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
-        is_news = isinstance(body, Ack) and body.received_events > self._acknowledged
+        # Acknowledgements of something new, and gaps, which take credit, are as many as the traffic makes them.
+        is_news = isinstance(body, Gap) or (isinstance(body, Ack) and sum(body.taken) > self._acknowledged)
         if not is_news and not self._allowance.take(now):
             raise _ViolationError("flood", "more control frames than anybody needs")
         match body:
-            case Ack(received_events=received):
+            case Ack(taken=taken):
                 self._move(Input.ACK)
-                self._acknowledged = max(self._acknowledged, received)
-                self._outcomes.append(EventsAcknowledged(received_events=received))
+                self._acknowledged = max(self._acknowledged, sum(taken))
+                self._outcomes.append(EventsAcknowledged(taken=taken))
+            case Gap():
+                self._on_gap(body)
             case Ping(token=token):
                 self._move(Input.PING)
                 self._send(Pong(token), now)
@@ -385,6 +404,12 @@ class Link:
             case Subscribed(version=version):
                 self._move(Input.SUBSCRIBED)
                 self._outcomes.append(SubscriptionsInForce(version=version))
+            case _:
+                self._on_turning_point(kind, body, now)
+
+    def _on_turning_point(self, kind: FrameKind, body: Body, now: float) -> None:
+        """What moves a link from one state to the next, each once in its life."""
+        match body:
             case Hello():
                 self._on_hello(body)
             case Welcome():
@@ -397,6 +422,20 @@ class Link:
                 self._on_goodbye(code, detail, now)
             case _:
                 raise _ViolationError("protocol_error", f"{kind.name} has no handler")
+
+    def _on_gap(self, gap: Gap) -> None:
+        self._move(Input.GAP)
+        if len(gap.topics) > limits.MAX_GAP_TOPICS or not all(map(str.isprintable, gap.topics)):
+            raise _ViolationError("protocol_error", "a gap in what cannot be topics")
+        self._outcomes.append(
+            GapReceived(
+                delivery=Delivery(gap.delivery),
+                first_sequence=gap.first_sequence,
+                count=gap.count,
+                reason=reason(gap.reason),
+                topics=gap.topics,
+            )
+        )
 
     def _on_hello(self, hello: Hello) -> None:
         if self.is_initiator:
@@ -413,7 +452,9 @@ class Link:
             raise _ViolationError("protocol_error", "Welcome answers a Hello")
         self._move(Input.WELCOME)
         if welcome.version != PROTOCOL_VERSION:
-            raise _ViolationError("version", f"the peer chose protocol version {welcome.version}, we offered 1")
+            raise _ViolationError(
+                "version", f"the peer chose protocol version {welcome.version}, we offered {PROTOCOL_VERSION}"
+            )
         if welcome.epoch <= self._local_greeting.known_epoch:
             raise _ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
         self._check_greeting(welcome.greeting)

@@ -2,7 +2,7 @@
 
 A channel's plaintext is a stream of frames: four bytes of length (big-endian, of what follows), one byte of kind, the
 body. Bodies are MessagePack arrays, read under the same evolution rule as events (fields are only appended), except
-that of `EVENTS`, which begins with two fixed numbers so that a batch is neither copied nor wrapped.
+that of `EVENTS`, which begins with three fixed numbers so that a batch is neither copied nor wrapped.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import msgspec
 
 from rapini import limits
 from rapini.errors import DecodeError
+from rapini.events.delivery import Delivery
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -25,6 +26,7 @@ __all__ = [
     "EventsHeader",
     "FrameKind",
     "FrameReader",
+    "Gap",
     "Goodbye",
     "Greeting",
     "Hello",
@@ -42,15 +44,15 @@ __all__ = [
     "split_events_untrusted",
 ]
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """What we speak. `Hello` carries the lowest and highest version a node speaks; the responder picks."""
 
 Epoch = NewType("Epoch", int)
 Incarnation = NewType("Incarnation", bytes)
 
 _HEAD: Final = struct.Struct(">IB")
-_EVENTS: Final = struct.Struct(">IBQI")
-_EVENTS_BODY: Final = struct.Struct(">QI")
+_EVENTS: Final = struct.Struct(">IBBQI")
+_EVENTS_BODY: Final = struct.Struct(">BQI")
 
 _NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 """As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
@@ -63,6 +65,7 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
 _MAX_KNOWN_EPOCH: Final = 2**62
 """Leaves room to count on from whatever a peer says it knows."""
 _KnownEpoch = Annotated[int, msgspec.Meta(ge=0, le=_MAX_KNOWN_EPOCH)]
+_Numbers = Annotated[list[_Count], msgspec.Meta(max_length=8)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
 
@@ -81,6 +84,7 @@ class FrameKind(IntEnum):
     PING = 9
     PONG = 10
     GOODBYE = 11
+    GAP = 12
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -101,8 +105,11 @@ class Greeting(Body, frozen=True, array_like=True, gc=False):
     """The other node's incarnation that this node last had a session with, or empty."""
     known_epoch: _KnownEpoch
     """The last epoch of that session; 0 when there is none."""
-    received_events: _Count
-    """How many events of that session this node has received: settles what was in doubt when a channel was lost."""
+    reserved: _Count = 0
+    """Was a number in version 1, whose nodes still read this far to find that they do not speak ours."""
+    received: _Numbers = []
+    """The number after the last event of that session that this node has received, by delivery class: settles what was
+    in doubt when a channel was lost, and says where to go on."""
 
 
 class Hello(Body, frozen=True, array_like=True, gc=False):
@@ -147,9 +154,9 @@ class Ready(Body, frozen=True, array_like=True, gc=False):
 
 
 class Ack(Body, frozen=True, array_like=True, gc=False):
-    """So many events of this session were taken by the application (cumulative)."""
+    """What was taken by the application: the number after the last event, by delivery class (cumulative)."""
 
-    received_events: _Count
+    taken: _Numbers
 
 
 class Ping(Body, frozen=True, array_like=True, gc=False):
@@ -171,11 +178,23 @@ class Goodbye(Body, frozen=True, array_like=True, gc=False):
     detail: str = ""
 
 
+class Gap(Body, frozen=True, array_like=True, gc=False):
+    """Numbers of a delivery class that no event will come for; acknowledged like events."""
+
+    delivery: Annotated[int, msgspec.Meta(ge=0, le=2)]
+    first_sequence: _Count
+    count: Annotated[int, msgspec.Meta(ge=1, le=_MAX_COUNT)]
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
+    topics: dict[_Prefix, _Count] = {}
+    """Events by topic, as far as the sender knows."""
+
+
 class EventsHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before a batch."""
 
+    delivery: Delivery
     first_sequence: int
-    """Number of the batch's first event in this session, from 0."""
+    """Number of the batch's first event in this session and class, from 0."""
     count: int
 
 
@@ -190,7 +209,9 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.PING: Ping,
     FrameKind.PONG: Pong,
     FrameKind.GOODBYE: Goodbye,
+    FrameKind.GAP: Gap,
 }
+_DELIVERIES: Final = tuple(Delivery)
 _BY_NUMBER: Final = {int(kind): kind for kind in FrameKind}
 _KINDS: Final = {body: kind for kind, body in _BODIES.items()}
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
@@ -205,9 +226,10 @@ def encode_frame(body: Body) -> bytes:
     return _HEAD.pack(len(data) + 1, _KINDS[type(body)]) + data
 
 
-def pack_events_frame(first_sequence: int, count: int, batch: bytes) -> bytes:
+def pack_events_frame(delivery: int, first_sequence: int, count: int, batch: bytes) -> bytes:
     """An `EVENTS` frame around an encoded batch."""
-    return _EVENTS.pack(len(batch) + 1 + _EVENTS_BODY.size, FrameKind.EVENTS, first_sequence, count) + batch
+    size = len(batch) + 1 + _EVENTS_BODY.size
+    return _EVENTS.pack(size, FrameKind.EVENTS, delivery, first_sequence, count) + batch
 
 
 def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
@@ -218,12 +240,14 @@ def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
     """
     if len(body) < _EVENTS_BODY.size:
         raise DecodeError("bad_frame", "an EVENTS frame is too short for its header")
-    first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    delivery, first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    if delivery >= len(_DELIVERIES):
+        raise DecodeError("bad_frame", f"no delivery class has the number {delivery}")
     if count > min(len(body), limits.MAX_BATCH_EVENTS):  # an event takes a byte at least
         raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
     if first_sequence + count > _MAX_COUNT:  # what comes after it must fit an Ack
         raise DecodeError("bad_frame", f"event number {first_sequence} is out of range")
-    return EventsHeader(first_sequence, count), body[_EVENTS_BODY.size :]
+    return EventsHeader(_DELIVERIES[delivery], first_sequence, count), body[_EVENTS_BODY.size :]
 
 
 def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
 
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Side
 from rapini.secure.identity import PeerIdentity
 from rapini.session.messages import Greeting
@@ -16,6 +18,7 @@ __all__ = [
     "CloseKind",
     "EventsAcknowledged",
     "EventsReceived",
+    "GapReceived",
     "GreetingReceived",
     "LinkClosed",
     "LinkOutcome",
@@ -81,6 +84,7 @@ class SubscriptionsInForce:
 class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A batch, still encoded."""
 
+    delivery: Delivery
     first_sequence: int
     count: int
     batch: bytes
@@ -88,9 +92,20 @@ class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsAcknowledged:
-    """So many events of this session were taken at the peer (cumulative)."""
+    """What was taken at the peer: the number after the last event, by delivery class (cumulative)."""
 
-    received_events: int
+    taken: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapReceived:
+    """The peer could not keep these events: nothing will come for their numbers."""
+
+    delivery: Delivery
+    first_sequence: int
+    count: int
+    reason: str
+    topics: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +135,7 @@ LinkOutcome = (
     | SubscriptionsInForce
     | EventsReceived
     | EventsAcknowledged
+    | GapReceived
     | PongReceived
     | LinkClosed
 )

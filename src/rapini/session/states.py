@@ -37,6 +37,7 @@ class Input(Enum):
     SUBSCRIBED = "Subscribed"
     READY = "Ready"
     EVENTS = "Events"
+    GAP = "Gap"
     ACK = "Ack"
     PING = "Ping"
     PONG = "Pong"
@@ -65,7 +66,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         table[state, i.GOODBYE] = s.CLOSED
         table[state, i.REJECT] = s.CLOSED
     for state in (s.UP, s.LEAVING):
-        for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.ACK, i.READY):
+        for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.GAP, i.ACK, i.READY):
             table[state, flowing] = state
     del table[s.UP, i.READY]  # said once: by then it has been heard
     return MappingProxyType(table)
