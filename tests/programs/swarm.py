@@ -90,10 +90,12 @@ class Client:
         """Whether events flow."""
         return self.record is not None and self.record.is_up
 
-    def take(self, events: EventsReceived, now: float) -> None:
+    def take(self, session: Session, events: EventsReceived, now: float) -> None:
         """Check a batch and acknowledge it."""
-        if not self.session.received(events):
-            raise AssertionError(f"{self.name}: event numbers do not continue")
+        if not session.received(events):
+            raise AssertionError(
+                f"{self.name}: event {events.first_sequence} does not continue {session.intakes[0].position}"
+            )
         for run in self.codec.decode_batch_untrusted(events.batch):
             for event in run.events:
                 if not isinstance(event, Canary) or event.receiver != self.name or run.topic != topic_of(self.name):
@@ -103,8 +105,8 @@ class Client:
                 self.gaps += self.in_epoch > 0 and event.number != self.last + 1
                 self.in_epoch, self.last = self.in_epoch + 1, event.number
             self.foreign += len(run.bad)
-        self.session.was_taken(self.session.generation, events.delivery, events.first_sequence, events.count)
-        self.session.acknowledge(now)
+        session.was_taken(session.generation, events.delivery, events.first_sequence, events.count)
+        session.acknowledge(now)
 
 
 def topic_of(name: str) -> str:
@@ -228,7 +230,7 @@ class Swarm:
             record.connection.close()
 
     def _on_link(self, client: Client, record: LinkRecord, outcome: LinkOutcome, now: float) -> None:
-        session = client.session
+        session = record.session or client.session  # a link that leaves still delivers to the session that it served
         match outcome:
             case ChannelOpened():
                 cluster = client.material.identity.cluster
@@ -247,7 +249,7 @@ class Swarm:
                 session.record = record
                 self._say(client, record, now)
             case EventsReceived():
-                client.take(outcome, now)
+                client.take(session, outcome, now)
             case GapReceived():
                 if not session.received_gap(outcome):
                     raise AssertionError(f"{client.name}: gap numbers do not continue")

@@ -46,19 +46,24 @@ from rapini.session.messages import (
     Hello,
     Ping,
     Pong,
+    Position,
     Ready,
     Reject,
+    Stream,
     Subscribed,
     Subscriptions,
     Welcome,
     decode_body_untrusted,
     encode_frame,
+    pack_durable_frame,
     pack_events_frame,
+    split_durable_untrusted,
     split_events_untrusted,
 )
 from rapini.session.outcomes import (
     ChannelOpened,
     CloseKind,
+    DurableReceived,
     EventsAcknowledged,
     EventsReceived,
     GapReceived,
@@ -67,6 +72,8 @@ from rapini.session.outcomes import (
     LinkOutcome,
     LinkUp,
     PongReceived,
+    PositionTold,
+    StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
@@ -123,6 +130,7 @@ class Link:
         cluster: Our cluster's name; a peer of another is rejected.
         subscriptions: Our subscriptions, sent in the state exchange.
         subscriptions_version: Their version.
+        stream_id: Of our durable stream; empty without one.
         timing: Deadlines and heartbeat.
         now: Monotonic seconds.
     """
@@ -137,6 +145,7 @@ class Link:
         subscriptions_version: int,
         timing: Timing,
         now: float,
+        stream_id: bytes = b"",
     ) -> None:
         self.state = LinkState.HANDSHAKING
         self.is_initiator = is_initiator
@@ -149,6 +158,8 @@ class Link:
         self._cluster = cluster
         self._subscriptions = subscriptions
         self._subscriptions_version = subscriptions_version
+        self._stream_id = stream_id
+        self._stream_heard = self._position_heard = False
         self._timing = timing
         self._frames = FrameReader()
         self._outcomes: list[LinkOutcome] = []
@@ -268,6 +279,8 @@ class Link:
         if not self.is_initiator:
             self._send(Welcome(PROTOCOL_VERSION, epoch, self._local_greeting), now)
         self._send(Subscriptions(self._subscriptions_version, list(self._subscriptions)), now)
+        if self._stream_id:
+            self._send(Stream(self._stream_id), now)
         if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
             self._send(Ready(), now)
 
@@ -311,6 +324,16 @@ class Link:
             self._channel.send(pack_events_frame(delivery, first_sequence, count, batch))
         self._last_sent = now
 
+    def send_durable(self, after: int, first_sequence: int, count: int, batch: bytes, now: float) -> None:
+        """Send events of our durable stream. Only while `is_up`, as `send_events`."""
+        if self._channel.is_established:
+            self._channel.send(pack_durable_frame(after, first_sequence, count, batch))
+        self._last_sent = now
+
+    def tell_position(self, stream_id: bytes, position: int | None, now: float, *, is_kept: bool) -> None:
+        """Answer `StreamAnnounced`, once the peer is admitted: where we are in its stream."""
+        self._send(Position(stream_id, position, is_kept), now)
+
     def send_gap(self, delivery: Delivery, first_sequence: int, hole: Hole, now: float) -> None:
         """Tell the peer of numbers that nothing will come for. Only while `is_up`, as `send_events`."""
         topics = hole.topics if len(hole.topics) <= limits.MAX_GAP_TOPICS else {}
@@ -351,6 +374,8 @@ class Link:
                     return
                 if kind is FrameKind.EVENTS:
                     self._on_events(body)
+                elif kind is FrameKind.DURABLE:
+                    self._on_durable(body)
                 else:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
@@ -381,6 +406,16 @@ class Link:
             )
         )
 
+    def _on_durable(self, body: memoryview) -> None:
+        if self.state is not LinkState.UP:
+            self._move(Input.DURABLE)
+        header, batch = split_durable_untrusted(body)
+        self._outcomes.append(
+            DurableReceived(
+                after=header.after, first_sequence=header.first_sequence, count=header.count, batch=bytes(batch)
+            )
+        )
+
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
         # Acknowledgements of something new, and gaps, which take credit, are as many as the traffic makes them.
         is_news = isinstance(body, Gap) or (isinstance(body, Ack) and sum(body.taken) > self._acknowledged)
@@ -404,6 +439,8 @@ class Link:
             case Subscribed(version=version):
                 self._move(Input.SUBSCRIBED)
                 self._outcomes.append(SubscriptionsInForce(version=version))
+            case Stream() | Position():
+                self._on_stream(body)
             case _:
                 self._on_turning_point(kind, body, now)
 
@@ -436,6 +473,21 @@ class Link:
                 topics=gap.topics,
             )
         )
+
+    def _on_stream(self, body: Stream | Position) -> None:
+        match body:
+            case Stream(stream_id=stream_id):
+                self._move(Input.STREAM)
+                if self._stream_heard:
+                    raise _ViolationError("protocol_error", "a second stream")
+                self._stream_heard = True
+                self._outcomes.append(StreamAnnounced(stream_id=stream_id))
+            case Position(stream_id=stream_id, position=position, is_kept=is_kept):
+                self._move(Input.POSITION)
+                if stream_id != self._stream_id or self._position_heard:
+                    raise _ViolationError("protocol_error", "a position in a stream that is not ours, or a second one")
+                self._position_heard = True
+                self._outcomes.append(PositionTold(stream_id=stream_id, position=position, is_kept=is_kept))
 
     def _on_hello(self, hello: Hello) -> None:
         if self.is_initiator:

@@ -2,7 +2,7 @@
 
 A channel's plaintext is a stream of frames: four bytes of length (big-endian, of what follows), one byte of kind, the
 body. Bodies are MessagePack arrays, read under the same evolution rule as events (fields are only appended), except
-that of `EVENTS`, which begins with three fixed numbers so that a batch is neither copied nor wrapped.
+those of `EVENTS` and `DURABLE`, which begin with fixed numbers so that a batch is neither copied nor wrapped.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ __all__ = [
     "Ack",
     "Body",
     "Epoch",
+    "DurableHeader",
     "EventsHeader",
     "FrameKind",
     "FrameReader",
@@ -33,14 +34,18 @@ __all__ = [
     "Incarnation",
     "Ping",
     "Pong",
+    "Position",
     "Ready",
     "Reject",
+    "Stream",
     "Subscribed",
     "Subscriptions",
     "Welcome",
     "decode_body_untrusted",
     "encode_frame",
+    "pack_durable_frame",
     "pack_events_frame",
+    "split_durable_untrusted",
     "split_events_untrusted",
 ]
 
@@ -53,6 +58,8 @@ Incarnation = NewType("Incarnation", bytes)
 _HEAD: Final = struct.Struct(">IB")
 _EVENTS: Final = struct.Struct(">IBBQI")
 _EVENTS_BODY: Final = struct.Struct(">BQI")
+_DURABLE: Final = struct.Struct(">IBQQI")
+_DURABLE_BODY: Final = struct.Struct(">QQI")
 
 _NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 """As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
@@ -66,6 +73,7 @@ _MAX_KNOWN_EPOCH: Final = 2**62
 """Leaves room to count on from whatever a peer says it knows."""
 _KnownEpoch = Annotated[int, msgspec.Meta(ge=0, le=_MAX_KNOWN_EPOCH)]
 _Numbers = Annotated[list[_Count], msgspec.Meta(max_length=8)]
+_StreamId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
 
@@ -85,6 +93,9 @@ class FrameKind(IntEnum):
     PONG = 10
     GOODBYE = 11
     GAP = 12
+    STREAM = 13
+    POSITION = 14
+    DURABLE = 15
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -189,6 +200,31 @@ class Gap(Body, frozen=True, array_like=True, gc=False):
     """Events by topic, as far as the sender knows."""
 
 
+class Stream(Body, frozen=True, array_like=True, gc=False):
+    """The sender has a durable stream, and asks where the receiver is in it."""
+
+    stream_id: _StreamId
+
+
+class Position(Body, frozen=True, array_like=True, gc=False):
+    """Where the sender of this is in the other's stream."""
+
+    stream_id: _StreamId
+    position: _Count | None
+    """The first number that it wants; `None` if it does not know: where the publisher thinks it is, or from now on."""
+    is_kept: bool = True
+    """Whether it is to be owed what it misses while it is away."""
+
+
+class DurableHeader(msgspec.Struct, frozen=True, gc=False):
+    """What stands before durable events."""
+
+    after: int
+    """The position that this continues from."""
+    first_sequence: int
+    count: int
+
+
 class EventsHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before a batch."""
 
@@ -210,6 +246,8 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.PONG: Pong,
     FrameKind.GOODBYE: Goodbye,
     FrameKind.GAP: Gap,
+    FrameKind.STREAM: Stream,
+    FrameKind.POSITION: Position,
 }
 _DELIVERIES: Final = tuple(Delivery)
 _BY_NUMBER: Final = {int(kind): kind for kind in FrameKind}
@@ -250,8 +288,30 @@ def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
     return EventsHeader(_DELIVERIES[delivery], first_sequence, count), body[_EVENTS_BODY.size :]
 
 
+def pack_durable_frame(after: int, first_sequence: int, count: int, batch: bytes) -> bytes:
+    """A `DURABLE` frame around an encoded batch; without events it moves the position alone."""
+    size = len(batch) + 1 + _DURABLE_BODY.size
+    return _DURABLE.pack(size, FrameKind.DURABLE, after, first_sequence, count) + batch
+
+
+def split_durable_untrusted(body: memoryview) -> tuple[DurableHeader, memoryview]:
+    """Part the body of a `DURABLE` frame into its header and the batch.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    if len(body) < _DURABLE_BODY.size:
+        raise DecodeError("bad_frame", "a DURABLE frame is too short for its header")
+    after, first_sequence, count = _DURABLE_BODY.unpack_from(body)
+    if count > min(len(body), limits.MAX_BATCH_EVENTS):
+        raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
+    if first_sequence + count > _MAX_COUNT or after > first_sequence:
+        raise DecodeError("bad_frame", f"events from number {first_sequence} after {after}")
+    return DurableHeader(after, first_sequence, count), body[_DURABLE_BODY.size :]
+
+
 def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:
-    """Decode the body of any frame but `EVENTS`.
+    """Decode the body of any frame but `EVENTS` and `DURABLE`.
 
     Raises:
         DecodeError: `bad_frame`.

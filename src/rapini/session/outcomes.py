@@ -16,6 +16,7 @@ from rapini.session.messages import Greeting
 __all__ = [
     "ChannelOpened",
     "CloseKind",
+    "DurableReceived",
     "EventsAcknowledged",
     "EventsReceived",
     "GapReceived",
@@ -24,6 +25,8 @@ __all__ = [
     "LinkOutcome",
     "LinkUp",
     "PongReceived",
+    "PositionTold",
+    "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
 ]
@@ -109,6 +112,31 @@ class GapReceived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamAnnounced:
+    """The peer has a durable stream; tell it where we are with `Link.tell_position`."""
+
+    stream_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionTold:
+    """Where the peer is in our durable stream."""
+
+    stream_id: bytes
+    position: int | None
+    is_kept: bool
+
+
+class DurableReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Events of the peer's durable stream, still encoded; without any, its position alone has moved."""
+
+    after: int
+    first_sequence: int
+    count: int
+    batch: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PongReceived:
     """The peer answered a `Link.ping`."""
 
@@ -136,6 +164,9 @@ LinkOutcome = (
     | EventsReceived
     | EventsAcknowledged
     | GapReceived
+    | StreamAnnounced
+    | PositionTold
+    | DurableReceived
     | PongReceived
     | LinkClosed
 )
