@@ -118,7 +118,12 @@ def test_switched_off_on_one_side(world: World, scheme: str, side: str) -> None:
 def test_after_the_keys_were_reloaded_the_next_handshake_is_a_full_one(world: World, scheme: str, side: str) -> None:
     with joined(world, scheme) as nodes:
         assert nodes.come_back()
+        material = nodes.client._channels._material
+        assert material is not None
+        assert material.tickets is not None
+        assert len(material.tickets) == 1
         getattr(nodes, side).reload_keys()
+        assert len(material.tickets) == int(side == "server"), "dropped at once, not with the last old connection"
         assert len(nodes.client.peers()) == 1, "the connection itself goes on"
         assert [nodes.come_back(), nodes.come_back()] == [False, True]
 

@@ -51,21 +51,17 @@ class PeerJudge:
             return failure("no_certificate", Side.OURS)
         if tls.selected_alpn_protocol() != ALPN:
             return failure("not_rapini", Side.OURS, f"ALPN {ALPN} was not agreed")
-        is_resumed = bool(tls.session_reused)
-        wall = self.wall_now
-        if wall is None and is_resumed and self.tickets is not None:
-            wall = self.tickets.clock()
-        verdict = self._judge_certificate(certificate, wall)
+        verdict = self._judge_certificate(certificate)
         if isinstance(verdict, ChannelFailed):
             return verdict
-        if is_resumed:
+        if tls.session_reused:
             return self._judge_proof(verdict, now)
         if self.tickets is not None:
-            wall = wall or self.tickets.clock()
+            wall = self.wall_now or self.tickets.clock()
             self.tickets.proved(certificate, verdict.fingerprint_sha256, self.check_host, now, wall)
         return verdict
 
-    def _judge_certificate(self, certificate: bytes, wall: datetime | None) -> PeerIdentity | ChannelFailed:
+    def _judge_certificate(self, certificate: bytes) -> PeerIdentity | ChannelFailed:
         try:
             identity = parse_identity_untrusted(certificate, mechanism="tls")
             not_before, not_after = validity_untrusted(certificate)
@@ -73,9 +69,9 @@ class PeerJudge:
             return failure(error.code, Side.OURS, error.detail)
         if is_denied(identity, self.denied):
             return failure("certificate_revoked", Side.OURS, "it is on our deny list")
-        if wall is not None and wall < not_before:
+        if self.wall_now is not None and self.wall_now < not_before:
             return failure("certificate_not_yet_valid", Side.OURS, f"begins {not_before:%Y-%m-%d %H:%M} UTC")
-        if wall is not None and wall > not_after:
+        if self.wall_now is not None and self.wall_now > not_after:
             return failure("certificate_expired", Side.OURS, f"ended {not_after:%Y-%m-%d %H:%M} UTC")
         if identity.cluster != self.cluster:
             return failure("wrong_cluster", Side.OURS, f"{identity.cluster}, ours is {self.cluster}")
