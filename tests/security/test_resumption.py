@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from rapini import Node, PeerState
+from rapini import AsyncNode, Node, PeerState
 from rapini.errors import ConfigError
 from rapini.secure.channel import Side
 from rapini.secure.material import TlsMaterial
@@ -221,6 +222,17 @@ def test_a_node_without_keys_has_none_to_reload() -> None:
     with running(Node("alone")) as (node, _), pytest.raises(ConfigError) as caught:
         node.reload_keys()
     assert caught.value.code == "no_keys"
+
+
+def test_asyncio_reloads_too(world: World) -> None:
+    async def main() -> None:
+        async with AsyncNode("server", **_options(world.ours.issue("server"))) as node:
+            await node.reload_keys()
+            with pytest.raises(ConfigError) as caught:
+                await node.reload_keys(denied=["not a name"])
+            assert caught.value.code == "bad_name"
+
+    asyncio.run(main())
 
 
 def test_the_deny_list_is_a_setting_too(world: World) -> None:
