@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -47,6 +47,10 @@ class AsyncNode:
     async def connect(self, url: str, *, wait_s: float = 10.0) -> str:
         """See `Node.connect`."""
         return await asyncio.to_thread(self.node.connect, url, wait_s=wait_s)
+
+    async def reload_keys(self, *, denied: Sequence[str] | None = None) -> None:
+        """See `Node.reload_keys`."""
+        await asyncio.to_thread(lambda: self.node.reload_keys(denied=denied))
 
     async def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
         """See `Node.subscribe`; a callback runs on the node's callback thread, not in the event loop."""

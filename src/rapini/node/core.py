@@ -454,6 +454,19 @@ class Core:
         self.loop.wake()
         return bound
 
+    def keys_changed(self, now: float) -> None:
+        """New keys, trust or deny list are in force: end what they would not have let in, as far as we can tell."""
+        for record in list(self.peers.records.values()):
+            try:
+                if self._channels.denies(record.link.identity):
+                    record.link.refuse("certificate_revoked", "its certificate was put on the deny list", now)
+                elif record.mechanism == "tls" and record.link.identity is None:
+                    # Judged by the old trust it could come up after the new one is in force.
+                    record.link.fail("keys_changed", Side.OURS, "our keys or our trust changed during the handshake")
+            except Exception as error:  # noqa: BLE001 - see `contain`
+                self.contain(record, error, now)
+            self.service(record, now)
+
     def snapshot(self) -> CountersSnapshot:
         """The counters, with those that the outboxes hold."""
         sessions = self.peers.sessions

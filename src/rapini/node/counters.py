@@ -47,6 +47,8 @@ class CountersSnapshot:
     bad_events: Mapping[str, int]
     """Received events that did not fit their type: by peer, type and path of the field."""
     channels_opened: int
+    handshakes_resumed: int
+    """Those of them that continued from a TLS ticket of an earlier handshake."""
     peers_lost: int
     peers_left: int
     peers_resumed: int
@@ -95,6 +97,7 @@ class Counters:
     bad_events: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     channels_opened: int = 0
+    handshakes_resumed: int = 0
     peers_lost: int = 0
     peers_left: int = 0
     peers_resumed: int = 0
@@ -157,6 +160,7 @@ class Counters:
                 **({FORGOTTEN: self.forgotten_acknowledged} if self.forgotten_acknowledged else {}),
             },
             channels_opened=self.channels_opened,
+            handshakes_resumed=self.handshakes_resumed,
             peers_lost=self.peers_lost,
             peers_left=self.peers_left,
             peers_resumed=self.peers_resumed,

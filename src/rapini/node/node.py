@@ -226,6 +226,30 @@ class Node:
         failures = [f"{dial.endpoint}: {dial.failure[1]}" for dial in self._core.peers.dials if dial.failure]
         return f" ({'; '.join(failures)})" if failures else ""
 
+    def reload_keys(self, *, denied: Sequence[str] | None = None) -> None:
+        """Read certificate, key and trust anchors anew, and judge every new connection by them.
+
+        All TLS tickets are dropped: those kept here, and those issued to others, so each next handshake is a full one.
+        Connections that are up go on, except those of peers on the deny list, which end at once. A peer whose
+        authority is trusted no more stays until its connection ends; put it on the deny list to end it.
+
+        Args:
+            denied: A new deny list, in place of the one in force; `None` leaves that. As the setting `denied`.
+
+        Raises:
+            ConfigError: A file or an entry is not usable, or the certificate is for another node or cluster. Nothing
+                has changed then.
+            LocalError: `closed`.
+        """
+        with self._lock:
+            self._check_open()
+            wanted = self._channels.denied if denied is None else denied
+        material = self._channels.load_anew(wanted)  # reads files: not under the lock
+        with self._lock:
+            self._check_open()
+            self._channels.replace(material)
+            self._core.keys_changed(time.monotonic())
+
     # -- events --------------------------------------------------------------------------------------------------
 
     def publish(self, event: Event, topic: str | None = None) -> PublishOutcome:

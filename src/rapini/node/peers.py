@@ -161,6 +161,8 @@ class Peers:
 
     def _on_channel_opened(self, record: LinkRecord, opened: ChannelOpened, now: float) -> None:
         self._counters.channels_opened += 1
+        self._counters.handshakes_resumed += opened.is_resumed
+        record.is_resumed = opened.is_resumed
         if record.link.is_closed:
             return  # it broke the rules in the same breath; its end is among the outcomes that follow
         if opened.identity is not None:

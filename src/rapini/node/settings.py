@@ -44,6 +44,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Endpoints to listen on."""
     connect: list[str] = []
     """Endpoints to dial."""
+    denied: list[str] = []
+    """Peers to refuse though their certificate is good: names of nodes, or SHA-256 fingerprints of certificates."""
+    resume_tls: bool = True
+    """Let a connection continue from a TLS ticket of the one before: less CPU time, and the same checks."""
     insecure: bool = False
     """Allow `plain` endpoints beyond this machine."""
     debug: bool = False

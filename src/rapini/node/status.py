@@ -135,6 +135,8 @@ class PeerInfo:
     """The topic prefixes that it wants from us."""
     queued_bytes: int = 0
     """Bytes waiting for it here, unacknowledged ones included."""
+    is_tls_resumed: bool = False
+    """Whether this connection's handshake continued from a TLS ticket of an earlier one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

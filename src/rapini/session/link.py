@@ -358,10 +358,12 @@ class Link:
                 case DataReceived(data=data):
                     self._last_heard = now  # of the peer for certain: what is not protected is anybody's
                     self._receive_plaintext(data, now)
-                case HandshakeCompleted(identity=identity, cipher=cipher, version=version):
+                case HandshakeCompleted(identity=identity, cipher=cipher, version=version, is_resumed=is_resumed):
                     self._move(Input.OPENED)
                     self.identity = identity
-                    self._outcomes.append(ChannelOpened(identity=identity, cipher=cipher, version=version))
+                    self._outcomes.append(
+                        ChannelOpened(identity=identity, cipher=cipher, version=version, is_resumed=is_resumed)
+                    )
                 case ChannelFailed(code=code, side=side, detail=detail):
                     self._close(self._how_it_ends(), code, side, detail)
                 case ChannelClosed():

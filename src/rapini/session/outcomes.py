@@ -55,6 +55,8 @@ class ChannelOpened:
     """Who the peer proved to be; `None` where the mechanism proves nothing."""
     cipher: str
     version: str
+    is_resumed: bool = False
+    """Whether the mechanism continued from an earlier handshake (a ticket of TLS)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
