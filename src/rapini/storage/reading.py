@@ -74,12 +74,12 @@ class Damages:
     """The damages met so far, each once; the first thousand. Thread: under its owner's lock."""
 
     def __init__(self) -> None:
-        self._met: dict[tuple[Path, int, int], Damage] = {}
+        self._met: dict[tuple[Path, int, int, int], Damage] = {}
 
     def add(self, damage: Damage) -> None:
         """Note a damage."""
         if len(self._met) < _MAX_DAMAGES:
-            self._met.setdefault((damage.file, damage.offset, damage.first_sequence), damage)
+            self._met.setdefault((damage.file, damage.offset, damage.first_sequence, damage.count), damage)
 
     def all(self) -> list[Damage]:
         """In the order in which they were met."""
