@@ -200,4 +200,4 @@ class SpoolMachine(RuleBasedStateMachine):
 
 
 TestSpoolModel = SpoolMachine.TestCase
-TestSpoolModel.settings = settings(stateful_step_count=40)
+TestSpoolModel.settings = settings(stateful_step_count=40, max_examples=max(settings().max_examples, 120))
