@@ -17,13 +17,19 @@ if TYPE_CHECKING:
     from rapini.node import (
         AsyncNode,
         CountersSnapshot,
+        DialStatus,
         EventRun,
         Node,
         NodeSettings,
+        NodeStatus,
+        NodeTotals,
         Origin,
         PeerInfo,
         PeerState,
         PeerStatus,
+        SessionStatus,
+        read_status,
+        running_nodes,
     )
     from rapini.secure.authority import Authority
     from rapini.secure.describe import CertificateInfo, describe_certificates_untrusted
@@ -36,12 +42,15 @@ __all__ = [
     "Authority",
     "CertificateInfo",
     "CountersSnapshot",
+    "DialStatus",
     "Event",
     "EventRun",
     "Interval",
     "Network",
     "Node",
     "NodeSettings",
+    "NodeStatus",
+    "NodeTotals",
     "Origin",
     "PeerInfo",
     "PeerState",
@@ -50,9 +59,12 @@ __all__ = [
     "RapiniError",
     "RawEvent",
     "Record",
+    "SessionStatus",
     "Time",
     "UnknownEvent",
     "describe_certificates_untrusted",
+    "read_status",
+    "running_nodes",
 ]
 
 

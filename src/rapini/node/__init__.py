@@ -1,21 +1,29 @@
 """The public API: `Node` joins transports to sessions and owns the loop and the clock."""
 
 from rapini.node.aio import AsyncNode
+from rapini.node.control_client import read_status, running_nodes
 from rapini.node.counters import CountersSnapshot
 from rapini.node.inbox import EventRun
 from rapini.node.node import Node
+from rapini.node.node_status import DialStatus, NodeStatus, NodeTotals, SessionStatus
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Origin, PeerInfo, PeerState, PeerStatus
 
 __all__ = [
     "AsyncNode",
     "CountersSnapshot",
+    "DialStatus",
     "EventRun",
     "Node",
     "NodeSettings",
+    "NodeStatus",
+    "NodeTotals",
     "Origin",
     "PeerInfo",
     "PeerState",
     "PeerStatus",
+    "SessionStatus",
     "load_table",
+    "read_status",
+    "running_nodes",
 ]

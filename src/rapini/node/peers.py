@@ -285,8 +285,7 @@ class Peers:
         session = record.session
         if session is None:
             raise AssertionError("only an admitted link comes up")
-        session.record = record
-        session.prefixes = record.prefixes
+        session.came_up(record)
         if record.relation is Relation.BACK:
             self._counters.peers_resumed += 1
         elif record.relation is Relation.RESTARTED:

@@ -10,9 +10,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from rapini.node.status import PeerInfo
 from rapini.session.link import EventsReceived
 from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Outbox
+from rapini.session.roster import Relation
 
 if TYPE_CHECKING:
     from rapini.node.links import LinkRecord
@@ -62,6 +64,12 @@ class Session:
     waiting: dict[int, int] = field(default_factory=dict)
     """Sequence numbers after batches that were taken out of order, by the number before."""
     lost_at: float = 0.0
+    changed_at: float = field(default_factory=time.monotonic)
+    """When it came up, was lost or left; monotonic seconds."""
+    relation: Relation = Relation.FIRST
+    """What the last link that came up was to us."""
+    last_info: PeerInfo | None = None
+    """The peer as it was when its last link came up, for reports while it is away."""
 
     def greeting(self, cluster: str, node: str, role: str, incarnation: Incarnation) -> Greeting:
         """What we say to this peer: who we are and what we remember of it."""
@@ -141,14 +149,23 @@ class Session:
             self.record.link.acknowledge(self.taken, now)
             self.acknowledged = self.taken
 
+    def came_up(self, record: LinkRecord) -> None:
+        """Events may flow over this link."""
+        self.record = record
+        self.prefixes = record.prefixes
+        self.relation = record.relation
+        self.last_info = record.info()
+        self.changed_at = time.monotonic()
+
     def lost(self) -> None:
         """The link is gone without a goodbye."""
         self.record = None
-        self.lost_at = time.monotonic()
+        self.lost_at = self.changed_at = time.monotonic()
         self.outbox.channel_lost()
 
     def departed(self, cause: str) -> None:
         """The peer left on purpose, or we do: nothing is owed any more."""
         self.record = None
         self.is_departed = True
+        self.changed_at = time.monotonic()
         self.outbox.give_up(cause)
