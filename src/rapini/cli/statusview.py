@@ -22,6 +22,8 @@ _MAX_NAME: Final = 40
 _SESSION: Final = (("status", -9), ("since", 6), ("epoch", 5), ("received", 8), ("sent", 7))
 _LOSSES: Final = (("missed", 6), ("dropped", 7), ("queued", 7))
 _NODE: Final = (("pid", 7), ("up", 6), ("peers", 7), ("received", 8), ("sent", 7), ("missed", 6), ("dropped", 7))
+_HELD_SHOWN_BYTES: Final = 100_000
+"""Less than this is under way at any moment, and no news."""
 _STYLES: Final = {"up": "green", "resumed": "green", "restarted": "green", "syncing": "yellow", "lost": "bold red"}
 _UP: Final = ("up", "resumed", "restarted")
 
@@ -31,22 +33,35 @@ def plain(line: Line) -> str:
     return "".join(text for text, _ in line).rstrip()
 
 
+def _escaped(lines: list[Line]) -> list[Line]:
+    """The last step of everything that is shown: no piece of it can move a cursor or begin a line."""
+    return [[(printable(text), style) for text, style in line] for line in lines]
+
+
 def duration(seconds: float) -> str:
     """Seconds in six characters or so: `7s`, `3m12s`, `2h05m`, `12d03h`."""
     whole = int(seconds)
     for unit, size, smaller, small in (("d", 86_400, "h", 3600), ("h", 3600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= 100 * 86_400:
+            return f"{whole // 86_400}d"
         if whole >= size:
             return f"{whole // size}{unit}{whole % size // small:02}{smaller}"
     return f"{whole}s"
 
 
-def _number(count: int) -> str:
-    if count < 1_000_000:
-        return f"{count:,}"
+def _number(count: int, width: int) -> str:
+    """In full where that fits, else three digits and a unit."""
+    full = f"{count:,}"
+    if len(full) <= width:
+        return full
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6)):
         if count >= size:
-            return f"{count / size:.2f}{unit}" if count < 1000 * size else f"{count // size:,}{unit}"
-    raise AssertionError("the last unit fits")
+            return f"{_three_digits(count / size)}{unit}"
+    return f"{_three_digits(count / 1000)}k"
+
+
+def _three_digits(value: float) -> str:
+    return f"{int(value):,}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def _bytes(count: int) -> str:
@@ -98,8 +113,8 @@ def node_lines(status: NodeStatus, width: int = 80, before: NodeStatus | None = 
     )
     lines: list[Line] = [
         [
-            (printable(status.name), "bold"),
-            (printable(f"  {who}, up {duration(status.uptime_s)}, rapini {status.version}"), ""),
+            (status.name, "bold"),
+            (f"  {who}, up {duration(status.uptime_s)}, incarnation {status.incarnation}", ""),
         ]
     ]
     if status.state != "running":
@@ -113,11 +128,11 @@ def node_lines(status: NodeStatus, width: int = 80, before: NodeStatus | None = 
     lines += _session_lines(status, width)
     lines += _rows("gaps", status.gaps)
     lines += _rows("stores", status.stores)
-    return lines
+    return _escaped(lines)
 
 
 def _field(label: str, text: str, style: str = "") -> Line:
-    return [(f"  {label:<{_LABEL}}", "dim"), (printable(text), style)]
+    return [(f"  {label:<{_LABEL}}", "dim"), (text, style)]
 
 
 def _dial_line(dial: DialStatus) -> Line:
@@ -131,7 +146,7 @@ def _dial_line(dial: DialStatus) -> Line:
     return [
         (f"  {'dials':<{_LABEL}}", "dim"),
         (f"{dial.endpoint}  ", ""),
-        (printable(f"{', '.join(parts)}{why}"), style),
+        (f"{', '.join(parts)}{why}", style),
     ]
 
 
@@ -145,7 +160,7 @@ def _totals_lines(status: NodeStatus, before: NodeStatus | None) -> list[Line]:
     if any(losses.values()):
         lines.append(_field("losses", _causes({cause: n for cause, n in losses.items() if n}), "yellow"))
     queues = f"{_bytes(totals.queued_bytes)} queued, {_bytes(totals.in_flight_bytes)} in flight, "
-    lines.append(_field("queues", f"{queues}{_bytes(totals.held_bytes)} not yet taken here"))
+    lines.append(_field("queues", f"{queues}{_bytes(totals.held_bytes)} wait for the program"))
     history = {"lost": totals.peers_lost, "left": totals.peers_left, "resumed": totals.peers_resumed}
     history["restarted"] = totals.peers_restarted
     up = sum(session.status in _UP for session in status.sessions)
@@ -161,7 +176,12 @@ def _totals_lines(status: NodeStatus, before: NodeStatus | None) -> list[Line]:
 
 
 def _rate(status: NodeStatus, before: NodeStatus | None, of: Callable[[NodeTotals], int]) -> str:
-    if before is None or before.incarnation != status.incarnation or status.uptime_s - before.uptime_s < 0.05:
+    if (
+        before is None
+        or not of(status.totals)
+        or before.incarnation != status.incarnation
+        or status.uptime_s - before.uptime_s < 0.05
+    ):
         return ""
     rate = (of(status.totals) - of(before.totals)) / (status.uptime_s - before.uptime_s)
     return f" ({rate:,.0f}/s)"
@@ -183,12 +203,12 @@ def _session_lines(status: NodeStatus, width: int) -> list[Line]:
 def _session(session: SessionStatus, name_width: int) -> list[Line]:
     dropped = sum(session.dropped.values())
     queued = session.queued_bytes + session.in_flight_bytes
-    flow = [duration(session.since_s), str(session.epoch), _number(session.received), _number(session.sent)]
-    losses = [_number(session.missed), _number(dropped), _bytes(queued)]
+    flow = [duration(session.since_s), str(session.epoch), _number(session.received, 8), _number(session.sent, 7)]
+    losses = [_number(session.missed, 6), _number(dropped, 7), _bytes(queued)]
     is_lossy = bool(session.missed or dropped)
     (_, status_width), *widths = _SESSION
     line: Line = [
-        (printable(_name(session.name, name_width)) + " ", "bold" if session.status in _UP else ""),
+        (_name(session.name, name_width) + " ", "bold" if session.status in _UP else ""),
         (_cell(session.status, status_width), _STYLES.get(session.status, "dim")),
         ("".join(" " + _cell(text, size) for text, (_, size) in zip(flow, widths, strict=True)), ""),
         ("".join(" " + _cell(text, size) for text, (_, size) in zip(losses[:2], _LOSSES, strict=False)), ""),
@@ -201,8 +221,8 @@ def _session(session: SessionStatus, name_width: int) -> list[Line]:
         lines.append(_indented(f"wants {_names(session.subscriptions, session.subscriptions_total)}"))
     if dropped:
         lines.append(_indented(f"dropped {_causes(session.dropped)}"))
-    if session.held_bytes:
-        lines.append(_indented(f"{_bytes(session.held_bytes)} from it not yet taken here"))
+    if session.held_bytes >= _HELD_SHOWN_BYTES:
+        lines.append(_indented(f"{_bytes(session.held_bytes)} from it wait for this node's program"))
     lines += _rows("flows", session.flows)
     return lines
 
@@ -215,7 +235,7 @@ def _who(session: SessionStatus) -> str:
 
 
 def _indented(text: str) -> Line:
-    return [(f"  {printable(text)}", "dim")]
+    return [(f"  {text}", "dim")]
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, object]]) -> list[Line]:
@@ -223,7 +243,7 @@ def _rows(title: str, rows: Sequence[Mapping[str, object]]) -> list[Line]:
     if not rows:
         return []
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[printable(str(row.get(column, ""))) for column in columns] for row in rows]
+    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
     lines: list[Line] = [[(f"  {title}", "bold")]]
     for texts in (columns, *cells):
@@ -244,13 +264,13 @@ def overview_lines(statuses: Sequence[NodeStatus], width: int = 80) -> list[Line
         up = sum(session.status in _UP for session in status.sessions)
         losses = totals.missed + sum(totals.dropped.values())
         cells = [str(status.pid), duration(status.uptime_s), f"{up}/{status.sessions_total}"]
-        cells += [_number(totals.received), _number(totals.sent), _number(totals.missed)]
-        cells.append(_number(sum(totals.dropped.values())))
+        cells += [_number(totals.received, 8), _number(totals.sent, 7), _number(totals.missed, 6)]
+        cells.append(_number(sum(totals.dropped.values()), 7))
         text = "".join(" " + _cell(cell, size) for cell, (_, size) in zip(cells, _NODE, strict=True))
         name_style = "bold" if status.state == "running" else "bold red"
-        line: Line = [(printable(_name(status.name, name_width)), name_style), (text, "yellow" if losses else "")]
+        line: Line = [(_name(status.name, name_width), name_style), (text, "yellow" if losses else "")]
         if status.state != "running":
             line.append((f" {status.state}", "bold red"))
         lines.append(line)
     lines += [[], [("rapini status NAME shows one of them with its peers", "dim")]]
-    return lines
+    return _escaped(lines)
