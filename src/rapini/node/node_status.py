@@ -25,6 +25,7 @@ class DialStatus(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint that the node dials."""
 
     endpoint: str
+    """The URL."""
     state: str
     """`waiting`, `resolving`, `connecting`, `up`, `standby` (its peer is connected by another way) or `done`."""
     peer: str = ""
@@ -43,6 +44,7 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A peer, and the session with it, which outlives its connections."""
 
     name: str
+    """The peer's name."""
     status: str
     """`up`, `resumed` or `restarted` while events flow (what it was when it came), `syncing` before they do, `lost` or
     `left` while it is away."""
@@ -65,7 +67,7 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     is_verified: bool = False
     """Whether the mechanism proved its name."""
     subscriptions: list[str] = []
-    """Topic prefixes that it wants from us, at most `MAX_SUBSCRIPTIONS` of them."""
+    """Topic prefixes that it wants from us, at most 16 of them."""
     subscriptions_total: int = 0
     """How many there are."""
     queued_bytes: int = 0
@@ -94,13 +96,17 @@ class NodeTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over all peers and topics since the node was made."""
 
     published: int = 0
+    """Events published."""
     unrouted: int = 0
     """Published events that no peer had subscribed to."""
     not_encodable: int = 0
     """Published events that could not be encoded."""
     sent: int = 0
+    """Events handed to a channel."""
     acknowledged: int = 0
+    """Events that a peer has taken."""
     received: int = 0
+    """Events received."""
     missed: int = 0
     """Events that peers sent and that never arrived here."""
     bad_events: int = 0
@@ -116,10 +122,15 @@ class NodeTotals(msgspec.Struct, frozen=True, kw_only=True):
     connections: int = 0
     """Connections that there are, those in their handshake included."""
     channels_opened: int = 0
+    """Handshakes completed."""
     peers_lost: int = 0
+    """Peers that went without a goodbye."""
     peers_left: int = 0
+    """Peers that said goodbye."""
     peers_resumed: int = 0
+    """Peers that came back as the same incarnation."""
     peers_restarted: int = 0
+    """Peers that came back as a new incarnation."""
     rejected: dict[str, int] = {}
     """Connections that came to nothing, by code."""
     turned_away: dict[str, int] = {}
@@ -132,9 +143,13 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A running node at one moment."""
 
     name: str
+    """The node's name."""
     cluster: str
+    """The cluster's name."""
     role: str
+    """Its role; empty without one."""
     pid: int
+    """Its process."""
     incarnation: str
     """The first hexadecimal digits of what tells this run of the program from another."""
     version: str
@@ -146,21 +161,23 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     time: float
     """When this was taken: seconds since the epoch (UTC), by the node's clock."""
     uptime_s: float
+    """Seconds since the node was made."""
     control: str = ""
     """The path of its control socket."""
     listening: list[str] = []
     """Endpoints listened on, as bound."""
     subscriptions: list[str] = []
-    """Topic prefixes that the node wants from its peers, at most `MAX_SUBSCRIPTIONS` of them."""
+    """Topic prefixes that the node wants from its peers, at most 16 of them."""
     dials: list[DialStatus] = []
-    """Endpoints dialled, at most `MAX_DIALS` of them."""
+    """Endpoints dialled, at most 1,000 of them."""
     dials_total: int = 0
     """How many there are."""
     sessions: list[SessionStatus] = []
-    """Peers, those that are up first, then by name; at most `MAX_SESSIONS` of them."""
+    """Peers, those that are up first, then by name; at most 1,000 of them."""
     sessions_total: int = 0
     """How many there are."""
     totals: NodeTotals = NodeTotals()
+    """Sums over all peers and topics."""
     gaps: list[Row] = []
     """The last gaps told to the application. Empty until there are gaps."""
     stores: list[Row] = []
