@@ -77,10 +77,12 @@ def search_folders() -> list[Path]:
     if os.environ.get("RAPINI_RUNTIME_DIR"):
         return [auto_folder()]
     uid = os.geteuid()
-    folders = [auto_folder(), Path(f"/run/user/{uid}/rapini"), Path(f"/tmp/rapini-{uid}")]  # noqa: S108 - as above
+    ours = [auto_folder(), Path(f"/run/user/{uid}/rapini"), Path(f"/tmp/rapini-{uid}")]  # noqa: S108 - as above
+    folders = [folder for folder in ours if _is_ours(folder, uid)]
     if uid == 0:
-        folders += [Path("/run/rapini"), *Path("/run/user").glob("*/rapini"), *Path("/tmp").glob("rapini-*")]  # noqa: S108
-    return [folder for folder in dict.fromkeys(folders) if _is_ours(folder, uid) or (uid == 0 and _is_a_users(folder))]
+        theirs = (*Path("/run/user").glob("*/rapini"), *Path("/tmp").glob("rapini-*"))  # noqa: S108 - as above
+        folders += [Path("/run/rapini"), *filter(_is_a_users, theirs)]
+    return list(dict.fromkeys(folders))
 
 
 def _is_ours(folder: Path, uid: int) -> bool:
@@ -92,7 +94,7 @@ def _is_ours(folder: Path, uid: int) -> bool:
 
 
 def _is_a_users(folder: Path) -> bool:
-    """Whether a folder is where its owner's nodes would put their sockets; only root asks."""
+    """Whether a folder is where its owner's nodes would put their sockets."""
     owner = re.fullmatch(r"/run/user/(\d+)/rapini|/tmp/rapini-(\d+)", str(folder))
     return owner is not None and _is_ours(folder, int(owner[1] or owner[2]))
 
