@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from rapini.node import (
         AsyncNode,
         CountersSnapshot,
+        DialStatus,
         EventRun,
         Gap,
         Node,
         NodeSettings,
+        NodeStatus,
+        NodeTotals,
         Origin,
         PeerInfo,
         PeerState,
         PeerStatus,
         PublishOutcome,
+        SessionStatus,
+        read_status,
+        running_nodes,
     )
     from rapini.secure.authority import Authority
     from rapini.secure.describe import CertificateInfo, describe_certificates_untrusted
@@ -38,6 +44,7 @@ __all__ = [
     "Authority",
     "CertificateInfo",
     "CountersSnapshot",
+    "DialStatus",
     "Event",
     "EventRun",
     "Gap",
@@ -45,6 +52,8 @@ __all__ = [
     "Network",
     "Node",
     "NodeSettings",
+    "NodeStatus",
+    "NodeTotals",
     "Origin",
     "PeerInfo",
     "PeerState",
@@ -54,9 +63,12 @@ __all__ = [
     "RapiniError",
     "RawEvent",
     "Record",
+    "SessionStatus",
     "Time",
     "UnknownEvent",
     "describe_certificates_untrusted",
+    "read_status",
+    "running_nodes",
 ]
 
 

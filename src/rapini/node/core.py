@@ -478,8 +478,12 @@ class Core:
             acknowledged={name: session.outbox.acknowledged for name, session in sessions.items()},
             encode_calls=self.publisher.codec.encode_calls,
             flushes=self.publisher.flushes,
-            turned_away=dict(sum((t.counters.refused for t in self._transports.values()), Counter[str]())),
+            turned_away=self.turned_away(),
         )
+
+    def turned_away(self) -> dict[str, int]:
+        """Strangers that listeners shut out, by code."""
+        return dict(sum((transport.counters.refused for transport in self._transports.values()), Counter[str]()))
 
     def stop(self) -> None:
         """End the loop and everything it holds; nothing is drained any more."""
@@ -489,7 +493,7 @@ class Core:
             self.publisher.close()
             self.publisher.account_for_the_rest()
             for session in self.peers.sessions.values():
-                session.departed("closing")
+                session.departed("closing", self.environment.clock())
             for transport in self._transports.values():
                 transport.close()
             self._transports.clear()

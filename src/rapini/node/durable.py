@@ -24,6 +24,7 @@ from rapini.codec import EncodedRun
 from rapini.errors import RapiniError, StoreError
 from rapini.session.stream import StreamSender
 from rapini.storage import Hole, Record, Spool
+from rapini.storage.log import FsyncPolicy
 from rapini.threads import Thread
 
 __all__ = ["Chunk", "DurableStream", "Place"]
@@ -81,7 +82,7 @@ class DurableStream:
         folder: Path,
         *,
         max_bytes: int,
-        fsync: str,
+        fsync: FsyncPolicy,
         drops_oldest: bool,
         subscribers: Mapping[str, Sequence[str]],
         lease_s: float,
@@ -90,8 +91,7 @@ class DurableStream:
         spool: Spool | None = None,
         is_threaded: bool = True,
     ) -> None:
-        policy = "never" if fsync == "never" else "group"
-        self.spool = spool or Spool.open(folder, max_bytes=max_bytes, fsync=policy)
+        self.spool = spool or Spool.open(folder, max_bytes=max_bytes, fsync=fsync)
         self.is_full = False
         self.failure: StoreError | None = None
         """Why the last write failed; the next that works clears it."""
@@ -122,7 +122,9 @@ class DurableStream:
         """Whether anybody is owed events on a topic."""
         wanted = self._wanted.get(topic)
         if wanted is None:
-            wanted = any(topic.startswith(prefixes) for prefixes in (*self._prefixes.values(), *self._ephemeral.values()))
+            wanted = any(
+                topic.startswith(prefixes) for prefixes in (*self._prefixes.values(), *self._ephemeral.values())
+            )
             if len(self._wanted) > _MAX_CACHED_TOPICS:
                 self._wanted.clear()
             self._wanted[topic] = wanted
@@ -206,7 +208,9 @@ class DurableStream:
         known = self.spool.consumers().get(name)
         if position is not None and position > self.spool.next_sequence:
             # It has what we have not: our disk lost it. Its numbers must not be used again for other events.
-            _log.error("%s has events up to %d of our stream, which ends at %d", name, position, self.spool.next_sequence)
+            _log.error(
+                "%s has events up to %d of our stream, which ends at %d", name, position, self.spool.next_sequence
+            )
             self.spool.skip_to(position)
         start = position
         if start is None:
@@ -347,7 +351,7 @@ class _Syncer(Thread):
                     self._stream._fail(error)  # noqa: SLF001 - the other half of one class
                 if not self.stopping:
                     self._work.set()
-                    self.pause(1.0)
+                    self.wait_for_stop_signal(1.0)
             except RapiniError:
                 return  # closed
             else:

@@ -23,12 +23,14 @@ from rapini.errors import (
 from rapini.events import Event, check_topic
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
+from rapini.node.control import ControlServer, open_control
 from rapini.node.core import Core
 from rapini.node.counters import CountersSnapshot
 from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
 from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.report_status import StatusSource
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
@@ -84,12 +86,14 @@ class Node:
         self._on_status = on_status
         self._is_stopped = False
         self._is_closed = False
+        self._control: ControlServer | None = None
         # An instance attribute in front of the documented method: the hot path saves a call.
         self.publish = self._core.publisher.publish  # type: ignore[method-assign]
         if on_status is not None:
             self._dispatch()
         self._core.loop.start()
         try:
+            self._control = self._open_control(settings.control)
             for url in settings.listen:
                 self.listen(url)
             for url in settings.connect:
@@ -119,6 +123,16 @@ class Node:
         error, and every other call raises it.
         """
         return self._core.error
+
+    @property
+    def control(self) -> str:
+        """The path of the socket on which `rapini status` and `rapini.read_status` ask this node; empty without one."""
+        return str(self._control.path) if self._control is not None else ""
+
+    def _open_control(self, setting: str) -> ControlServer | None:
+        channels = self._channels
+        source = StatusSource(self._core, name=self.name, cluster=channels.cluster, role=channels.role)
+        return open_control(setting, name=self.name, cluster=channels.cluster, take=source.take)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -466,7 +480,11 @@ class Node:
             self._say_goodbye()
             self._changed.notify_all()
         self._admission.stop()
-        self._core.stop()
+        try:
+            self._core.stop()
+        finally:
+            if self._control is not None:
+                self._control.close()
 
     def _say_goodbye(self) -> None:
         now = time.monotonic()

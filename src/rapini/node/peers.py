@@ -302,8 +302,7 @@ class Peers:
         session = record.session
         if session is None:
             raise AssertionError("only an admitted link comes up")
-        session.record = record
-        session.prefixes = record.prefixes
+        session.came_up(record, now)
         if record.relation is Relation.BACK:
             self._counters.peers_resumed += 1
         elif record.relation is Relation.RESTARTED:
@@ -479,7 +478,7 @@ class Peers:
                 self._loop.call_at(now + self._settings.lease_s, self._end_leases)
             else:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
-                session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
+                session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
@@ -501,7 +500,7 @@ class Peers:
         """A lost peer's lease is over: keep nothing for it but the account, which it hears as a gap if it returns."""
         if session.record is not None or session.is_departed:
             return
-        session.departed("lease_expired")
+        session.departed("lease_expired", self._clock())
         self.reports.released(session, why)
         self.publisher.reroute()
         self._forget_the_oldest()

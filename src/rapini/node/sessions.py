@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from rapini import limits
 from rapini.events.delivery import Delivery
+from rapini.node.status import PeerInfo
 from rapini.session.intake import Intake
 from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Outbox
 from rapini.session.outcomes import EventsReceived, GapReceived
+from rapini.session.roster import Relation
 
 if TYPE_CHECKING:
     from rapini.node.links import LinkRecord
@@ -61,6 +63,13 @@ class Session:
     """When the peer last acknowledged something, or had nothing to, in monotonic seconds."""
     lost_at: float | None = None
     """When it was lost, in monotonic seconds; its lease counts from here. `None` while it is here or has departed."""
+
+    changed_at: float = 0.0
+    """When it came up, was lost or left; monotonic seconds."""
+    relation: Relation = Relation.FIRST
+    """What the last link that came up was to us."""
+    last_info: PeerInfo | None = None
+    """The peer as it was when its last link came up, for reports while it is away."""
 
     @property
     def has_news(self) -> bool:
@@ -155,15 +164,24 @@ class Session:
             for intake, number in zip(self.intakes, taken, strict=True):
                 intake.told = number
 
+    def came_up(self, record: LinkRecord, now: float) -> None:
+        """Events may flow over this link."""
+        self.record = record
+        self.prefixes = record.prefixes
+        self.relation = record.relation
+        self.last_info = record.info()
+        self.changed_at = now
+
     def lost(self, now: float) -> None:
         """The link is gone without a goodbye."""
         self.record = None
-        self.lost_at = now
+        self.lost_at = self.changed_at = now
         self.outbox.channel_lost()
 
-    def departed(self, cause: str) -> None:
+    def departed(self, cause: str, now: float) -> None:
         """Nothing is owed any more: the peer left on purpose, its lease is over, or we leave."""
         self.record = None
         self.is_departed = True
         self.lost_at = None
+        self.changed_at = now
         self.outbox.give_up(cause)

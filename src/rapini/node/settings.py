@@ -52,6 +52,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Allow `plain` endpoints beyond this machine."""
     debug: bool = False
     """Development mode: check the type of every field of every event at `publish`."""
+    control: str = ""
+    """The socket on which `rapini status` asks this node: a path, `auto` (a path of its own, where `rapini status`
+    looks for it) or `off`. Empty, it is off for programs that use the library, `auto` for the commands of `rapini`."""
     reconnect: Literal["auto", "manual", "never"] = "auto"
     """What to do when a dialled connection ends."""
     delivery: dict[str, DeliveryName] = {}
