@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +26,6 @@ from tests.programs.ledger_events import PREFIX
 
 MANAGER: Final = "manager"
 SENSORS: Final = ("sensor-1", "sensor-2", "sensor-3")
-STORM_S: Final = 20.0
 RATE: Final = 1_000
 """Events per second and sensor."""
 UP_AGAIN_S: Final = 10.0
@@ -48,6 +47,7 @@ class Storm:
     delivery: Delivery
     scheme: str
     seed: int
+    seconds: float = 20.0
     sensors_suffer: tuple[Fault, ...] = OF_PROCESSES
     manager_suffers: tuple[Fault, ...] = OF_PROCESSES
 
@@ -59,6 +59,8 @@ STORMS: Final = [
     Storm(delivery=Delivery.BEST_EFFORT, scheme="zmq+tls", seed=15, manager_suffers=(Fault.FREEZE,)),
     Storm(delivery=Delivery.BEST_EFFORT, scheme="tcp+tls", seed=34, manager_suffers=(Fault.FREEZE,)),
 ]
+LONG_STORMS: Final = [replace(storm, seed=100 + number, seconds=60.0) for number in range(10) for storm in STORMS]
+"""For `make soak`: 20 minutes of it, with seeds that nobody has chosen."""
 
 
 class Fleet:
@@ -114,15 +116,26 @@ class Fleet:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("storm", STORMS, ids=str)
 def test_after_the_storm_every_event_is_accounted_for(storm: Storm, keys: Keys, tmp_path: Path) -> None:
+    _weather(storm, keys, tmp_path)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("storm", LONG_STORMS, ids=str)
+def test_after_long_storms_too(storm: Storm, keys: Keys, tmp_path: Path) -> None:
+    _weather(storm, keys, tmp_path)
+
+
+def _weather(storm: Storm, keys: Keys, tmp_path: Path) -> None:
     links = [(name, MANAGER) for name in SENSORS]
     processes = dict.fromkeys(SENSORS, storm.sensors_suffer) | {MANAGER: storm.manager_suffers}
-    plan = make_plan(seed=storm.seed, seconds=STORM_S, processes=processes, links=links)
+    plan = make_plan(seed=storm.seed, seconds=storm.seconds, processes=processes, links=links)
     assert {step.fault for step in plan} == {*OF_LINKS, *OF_PROCESSES}, "the storm lacks a kind of fault"
     with Network([MANAGER, *SENSORS], seed=storm.seed) as network, ExitStack() as stack:
         fleet = Fleet(storm, network, keys, tmp_path, stack)
         eventually(lambda: fleet.up() == set(SENSORS), 10, "everybody up before the storm")
         nemesis = Nemesis(plan, victims=fleet.programs, bridge=network.bridge)
         nemesis.run()
+        print(nemesis)
         up_again_s = eventually(lambda: fleet.up() == set(SENSORS), UP_AGAIN_S, "everybody up after the storm")
         fleet.settle()
         counters = fleet.programs[MANAGER].child.call("counters")
@@ -130,7 +143,6 @@ def test_after_the_storm_every_event_is_accounted_for(storm: Storm, keys: Keys, 
             fleet.programs[name].child.call("leave")
         overruns = network.bridge.overruns()
     account = Account({name: fleet.ledgers[name] for name in SENSORS}, fleet.ledgers[MANAGER])
-    print(nemesis)
     print(json.dumps({"storm": str(storm), "up_again_s": round(up_again_s, 2), **account.summary()}))
     assert account.faults(storm.delivery) == []
     assert order_faults(fleet.ledgers[MANAGER]) == []
@@ -139,7 +151,7 @@ def test_after_the_storm_every_event_is_accounted_for(storm: Storm, keys: Keys, 
     assert overruns == 0
     # The storm was one: every sensor was killed and came back, links went down, and most of the time events flowed.
     assert {name for name, life in account.lives if life > 1} == set(SENSORS)
-    assert account.received > len(SENSORS) * RATE * STORM_S / 8
+    assert account.received > len(SENSORS) * RATE * storm.seconds / 8
     assert account.lost > 0
     _check_misses(account, counters["missed"])
 
