@@ -128,7 +128,7 @@ class Program:
     def counters(self) -> dict[str, object]:
         """What was counted."""
         now = self.node.counters()
-        return {"received": now.total_received, "missed": dict(now.missed), "bad": dict(now.bad_events)}
+        return {"received": dict(now.received), "missed": dict(now.missed), "bad": dict(now.bad_events)}
 
     def leave(self) -> dict[str, object]:
         """Say goodbye and end the node."""
