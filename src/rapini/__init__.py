@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from rapini.secure.authority import Authority
     from rapini.secure.describe import CertificateInfo, describe_certificates_untrusted
+    from rapini.storage import FileCheckpoint, SqliteCheckpoint
 
 __version__ = "0.1.0"
 
@@ -47,6 +48,7 @@ __all__ = [
     "DialStatus",
     "Event",
     "EventRun",
+    "FileCheckpoint",
     "Gap",
     "Interval",
     "Network",
@@ -64,6 +66,7 @@ __all__ = [
     "RawEvent",
     "Record",
     "SessionStatus",
+    "SqliteCheckpoint",
     "Time",
     "UnknownEvent",
     "describe_certificates_untrusted",
@@ -73,6 +76,7 @@ __all__ = [
 
 
 _HOMES = {
+    "rapini.storage": ("FileCheckpoint", "SqliteCheckpoint"),
     "rapini.errors": ("RapiniError",),
     "rapini.events": ("Address", "Event", "Interval", "Network", "Port", "RawEvent", "Record", "Time", "UnknownEvent"),
     "rapini.secure.authority": ("Authority",),

@@ -34,6 +34,12 @@ BACKOFF_REJECTED_S: Final = 30.0
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long `close()` waits for what was published to be taken by the peers."""
 
+DURABLE_LEASE_S: Final = 7 * 86_400.0
+"""How long an absent subscriber is owed durable events, in seconds of the publisher's running."""
+
+SPOOL_BYTES: Final = 1024 * 1024 * 1024
+"""Bound on a node's durable events on disk."""
+
 LEASE_S: Final = 60.0
 """How long what a lost peer is owed is kept for it."""
 

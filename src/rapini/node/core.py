@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
 
 from rapini import limits
 from rapini.errors import LocalError, TransportError
@@ -18,11 +20,13 @@ from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters, CountersSnapshot
 from rapini.node.dials import Dial, DialState
+from rapini.node.durable import DurableStream
 from rapini.node.environment import REAL, Environment
 from rapini.node.links import LinkRecord
 from rapini.node.peers import Peers
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState, PeerStatus
+from rapini.node.streams import Checkpoint
 from rapini.secure.channel import Channel, Side
 from rapini.secure.envelope import Accepted as Opened
 from rapini.secure.envelope import Dropped, EnvelopeGate, Refused
@@ -58,6 +62,8 @@ class Core:
         channels: Our identity, and channels made with it.
         admission: Asked about each verified peer.
         environment: Clock, chance, transports.
+        checkpoint: Where the application commits its positions in others' durable streams.
+        durable: Makes our durable stream, told the lock and what to call when more is on disk; `None` without one.
     """
 
     def __init__(
@@ -67,6 +73,8 @@ class Core:
         channels: ChannelFactory,
         admission: Admission,
         environment: Environment = REAL,
+        checkpoint: Checkpoint | None = None,
+        durable: Callable[[threading.RLock, Callable[[], None]], DurableStream] | None = None,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
@@ -87,7 +95,10 @@ class Core:
             service=self.service,
             contain=self.contain,
             environment=environment,
+            checkpoint=checkpoint,
         )
+        self.durable = durable(self.lock, self.peers.durables.send_synced) if durable is not None else None
+        self.peers.durables.own = self.peers.publisher.durable = self.durable
         self.publisher = self.peers.publisher
         self._name = name
         self._channels = channels
@@ -115,8 +126,8 @@ class Core:
                     self._contain_connection(outcome.connection, error, now)
             has_more = has_more or transport.has_more
         publisher = self.publisher
-        if publisher.flush_at is not None and publisher.flush_at <= now and not publisher.is_blocked():
-            publisher.flush(now)
+        if publisher.flush_at is not None and publisher.flush_at <= now:
+            publisher.flush_if_room(now)
         roster_timer = self.peers.roster.next_timer()
         if roster_timer is not None and roster_timer <= now:
             self.peers.carry_out(self.peers.roster.handle_timer(now), now)
@@ -190,6 +201,7 @@ class Core:
             subscriptions_version=self.peers.subscriptions_version,
             timing=self._timing,
             now=now,
+            stream_id=self.durable.spool.stream_id if self.durable is not None else b"",
         )
 
     def _adopt(self, connection: Connection, link: Link, endpoint: Endpoint, dial: Dial | None, now: float) -> None:
@@ -475,7 +487,7 @@ class Core:
                 name: {cause: dict(topics) for cause, topics in session.outbox.dropped.items()}
                 for name, session in sessions.items()
             },
-            acknowledged={name: session.outbox.acknowledged for name, session in sessions.items()},
+            acknowledged={name: session.acknowledged_events for name, session in sessions.items()},
             encode_calls=self.publisher.codec.encode_calls,
             flushes=self.publisher.flushes,
             turned_away=self.turned_away(),
@@ -497,6 +509,8 @@ class Core:
             for transport in self._transports.values():
                 transport.close()
             self._transports.clear()
+        if self.durable is not None:
+            self.durable.close()
         self._resolver.close()
         with contextlib.suppress(OSError):
             self.loop.close()

@@ -35,6 +35,9 @@ _CACHE_BYTES: Final = 8 * 1024 * 1024
 _CHUNK_BYTES: Final = 64 * 1024
 """So many bytes of small records share a frame."""
 
+_RUN_BYTES: Final = 256 * 1024
+"""Largest record, but for single events that are larger."""
+
 _READ_BYTES: Final = 512 * 1024
 """What one look into the spool brings at most."""
 
@@ -95,9 +98,11 @@ class DurableStream:
         self.is_full = False
         self.failure: StoreError | None = None
         """Why the last write failed; the next that works clears it."""
+        self.max_run_bytes = min(_RUN_BYTES, max_bytes // 16)
+        """Runs are stored in pieces of about so many bytes: what a spool frees at a time, and a subscriber takes."""
         self.changed = threading.Condition(lock)
         """Notified when more is on disk, there is room again, or writing failed."""
-        self._drops_oldest = drops_oldest
+        self.drops_oldest = drops_oldest
         self._lease_s = lease_s
         self._on_synced = on_synced
         self._cache: OrderedDict[int, Record] = OrderedDict()
@@ -163,10 +168,14 @@ class DurableStream:
         try:
             return self.spool.append(run.count, run.topic, run.data)
         except StoreError as error:
-            if error.code != "spool_full" or not self._drops_oldest:
+            if error.code != "spool_full" or not self.drops_oldest:
                 raise
         holes = self.spool.drop_oldest(len(run.data) + 1)
         lost = sum(hole.count for hole in holes)
+        oldest = max((hole.first_sequence + hole.count for hole in holes), default=0)
+        while self._cache and next(iter(self._cache)) < oldest:
+            _, record = self._cache.popitem(last=False)
+            self._cache_bytes -= len(record.data)
         _log.error("the spool is full: its %d oldest events are dropped, though they are owed", lost)
         return self.spool.append(run.count, run.topic, run.data)
 
@@ -252,6 +261,8 @@ class DurableStream:
         """A subscriber settled more: it will not be owed that any more."""
         if place.is_kept and name in self._prefixes:
             self.spool.acknowledge(name, place.settled)
+            if self.is_full:
+                self._trim()
 
     def housekeeping(self, seconds: float, present: Sequence[str]) -> None:
         """Some time has passed: end leases, free what nobody is owed. Under the node's lock, now and then."""
@@ -263,6 +274,9 @@ class DurableStream:
                 self._away_s.pop(name)
                 self._wanted.clear()
                 self.spool.forget_consumer(name)
+        self._trim()
+
+    def _trim(self) -> None:
         try:
             if self.spool.trim() and self.is_full:
                 self.is_full = False

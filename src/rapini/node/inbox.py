@@ -14,8 +14,7 @@ from typing import Final
 
 import msgspec
 
-from rapini import limits
-from rapini.codec import Codec
+from rapini.codec import Codec, DecodedRun
 from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
 from rapini.events.delivery import Delivery
@@ -43,11 +42,15 @@ class ReceivedBatch(msgspec.Struct):
     """Inboxes that have not taken it yet."""
     gap: Gap | None = None
     """What stands in the place of the events, if the sender could not keep them."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of its sender's credit that it holds until it is taken."""
-        return len(self.data) if self.gap is None else limits.GAP_CREDIT_BYTES
+    stream_id: bytes = b""
+    """Of durable events: their stream."""
+    start: int = 0
+    """Of durable events: the position in the stream that this continues from; the one after it is `end`."""
+    end: int = 0
+    known: int = 0
+    """Of durable events: how many of the first ones we had before."""
+    size: int = 0
+    """Bytes of its sender's credit that it holds until it is taken."""
 
 
 class EventRun(msgspec.Struct, frozen=True):
@@ -55,6 +58,10 @@ class EventRun(msgspec.Struct, frozen=True):
 
     events: Sequence[Event]
     origin: Origin
+    stream_id: bytes = b""
+    """Of durable events: the stream they belong to, for ever."""
+    first_sequence: int = -1
+    """Of durable events: the first one's number in its stream; the others follow it."""
 
 
 class _End:
@@ -84,6 +91,9 @@ class Inbox:
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._origins: dict[tuple[str, str, int], Origin] = {}
         # Two counters with one writer each: the putting side has the node's lock, the consumer has none.
+        self.progress: dict[bytes, int] = {}
+        """Durable streams, with the position after the last event that was given to the application."""
+        self._in_hand: ReceivedBatch | None = None
         self._statuses_put = 0
         self._statuses_got = 0
         self._ended = False
@@ -124,6 +134,7 @@ class Inbox:
         Raises:
             LocalError: `node_failed`.
         """
+        self.finish()
         if self._ended:
             if self._error is not None:
                 raise self._error
@@ -140,8 +151,23 @@ class Inbox:
         if isinstance(item, PeerStatus):
             self._statuses_got += 1
             return item
-        item.taken(item)
-        return item.gap if item.gap is not None else self._decode(item)
+        if not item.stream_id:
+            item.taken(item)
+            return item.gap if item.gap is not None else self._decode(item)
+        self._in_hand = item
+        if item.gap is None:
+            return self._decode(item)
+        self.progress[item.stream_id] = item.end
+        return item.gap
+
+    def finish(self) -> None:
+        """The application is done with what it was given last. Durable events count as taken only now: what a killed
+        process had in hand is sent again.
+        """
+        if self._in_hand is not None:
+            done, self._in_hand = self._in_hand, None
+            self.progress[done.stream_id] = done.end
+            done.taken(done)
 
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
@@ -162,12 +188,18 @@ class Inbox:
         taken: list[EventRun] = []
         found = 0
         for run in runs:
+            first = batch.first_sequence + found
             found += len(run.events)
             for bad in run.bad:
                 found += bad.count
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
-            if run.topic.startswith(self.prefixes):
-                taken.append(EventRun(run.events, self._origin(batch.peer, run.topic, batch.epoch)))
+            if not run.topic.startswith(self.prefixes):
+                continue
+            origin = self._origin(batch.peer, run.topic, batch.epoch)
+            if batch.stream_id:
+                taken += _durable_run(run, origin, batch, first)
+            else:
+                taken.append(EventRun(run.events, origin))
         if found < batch.count:
             detail = f"{batch.count} events announced, {found} found"
             counters.bad_event(batch.peer, "", "$", detail, batch.count - found)
@@ -180,6 +212,20 @@ class Inbox:
                 self._origins.clear()
             origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch)
         return origin
+
+
+def _durable_run(run: DecodedRun, origin: Origin, batch: ReceivedBatch, first: int) -> list[EventRun]:
+    """A run with its numbers, without those events of it that we had before.
+
+    Where an event of it is bad, the numbers of the others are not contiguous any more: then each is a run of its own.
+    """
+    bad = {place.index for place in run.bad}
+    skip = max(0, batch.first_sequence + batch.known - first)
+    if not bad:
+        return [EventRun(run.events[skip:], origin, batch.stream_id, first + skip)] if skip < len(run.events) else []
+    places = (index for index in range(len(run.events) + len(bad)) if index not in bad)
+    numbered = zip(places, run.events, strict=False)
+    return [EventRun((event,), origin, batch.stream_id, first + at) for at, event in numbered if at >= skip]
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

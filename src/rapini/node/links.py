@@ -57,6 +57,7 @@ class LinkRecord:
         "probe_token",
         "relation",
         "session",
+        "stream_id",
         "timer_at",
         "unsent",
         "unsent_bytes",
@@ -78,6 +79,8 @@ class LinkRecord:
         self.prefixes: tuple[str, ...] = ()
         self.in_force = -1
         """The version of our subscriptions that is in force at the peer."""
+        self.stream_id = b""
+        """Of the peer's durable stream, once it was announced."""
         self.probe_token = -1
         self.timer_at = float("inf")
         """When a timer of ours is armed; the link may want it later, never earlier."""

@@ -137,7 +137,7 @@ class StatusSource:
             max_queue_bytes=outbox.max_bytes,
             held_bytes=session.held_bytes,
             sent=counters.sent[name],
-            acknowledged=outbox.acknowledged,
+            acknowledged=session.acknowledged_events,
             received=counters.received[name],
             missed=counters.missed[name],
             dropped={cause: topics.total() for cause, topics in outbox.dropped.items()},
@@ -149,7 +149,7 @@ class StatusSource:
         acknowledged = kept = in_flight = held = 0
         for session in core.peers.sessions.values():
             outbox = session.outbox
-            acknowledged += outbox.acknowledged
+            acknowledged += session.acknowledged_events
             kept += outbox.kept_bytes
             in_flight += outbox.in_flight_bytes
             held += session.held_bytes

@@ -17,8 +17,10 @@ from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Outbox
 from rapini.session.outcomes import EventsReceived, GapReceived
 from rapini.session.roster import Relation
+from rapini.session.stream import StreamIntake
 
 if TYPE_CHECKING:
+    from rapini.node.durable import Place
     from rapini.node.links import LinkRecord
 
 __all__ = ["Session"]
@@ -52,6 +54,12 @@ class Session:
     """Counts the sessions with this name: numbers of an older one mean nothing to a newer."""
     intakes: tuple[Intake, Intake] = field(default_factory=lambda: (Intake(), Intake()))
     """What has come, by delivery class."""
+    place: Place | None = None
+    """Its place in our durable stream, while it is connected and said where it is."""
+    stream: StreamIntake | None = None
+    """Our place in its durable stream."""
+    durable_acknowledged: int = 0
+    """Durable events that it has taken, over all connections."""
     ack_is_due: bool = False
     credit_used: int = 0
     """Bytes of what came over the present channel and was not taken yet."""
@@ -75,13 +83,23 @@ class Session:
     def has_news(self) -> bool:
         """Whether something was taken that the peer was not told of."""
         best_effort, reliable = self.intakes
-        return best_effort.taken > best_effort.told or reliable.taken > reliable.told
+        if best_effort.taken > best_effort.told or reliable.taken > reliable.told:
+            return True
+        return self.stream is not None and self.stream.told != (self.stream.taken, self.stream.settled)
 
     @property
     def holds_something(self) -> bool:
         """Whether something that came was not taken yet."""
         best_effort, reliable = self.intakes
-        return best_effort.taken < best_effort.position or reliable.taken < reliable.position
+        if best_effort.taken < best_effort.position or reliable.taken < reliable.position:
+            return True
+        return self.stream is not None and self.stream.taken < self.stream.position
+
+    @property
+    def acknowledged_events(self) -> int:
+        """Events that it has taken, of all classes."""
+        place = self.place.acknowledged if self.place is not None else 0
+        return self.outbox.acknowledged + self.durable_acknowledged + place
 
     def greeting(self, cluster: str, node: str, role: str, incarnation: Incarnation) -> Greeting:
         """What we say to this peer: who we are and what we remember of it."""
@@ -160,9 +178,12 @@ class Session:
         """Tell the peer what was taken, if there is news."""
         if self.record is not None and self.has_news:
             taken = [intake.taken for intake in self.intakes]
+            for intake in self.intakes:
+                intake.told = intake.taken
+            if self.stream is not None:
+                self.stream.told = (self.stream.taken, self.stream.settled)
+                taken += self.stream.told
             self.record.link.acknowledge(taken, now)
-            for intake, number in zip(self.intakes, taken, strict=True):
-                intake.told = number
 
     def came_up(self, record: LinkRecord, now: float) -> None:
         """Events may flow over this link."""
@@ -176,6 +197,7 @@ class Session:
         """The link is gone without a goodbye."""
         self.record = None
         self.lost_at = self.changed_at = now
+        self._leave_streams()
         self.outbox.channel_lost()
 
     def departed(self, cause: str, now: float) -> None:
@@ -184,4 +206,10 @@ class Session:
         self.is_departed = True
         self.lost_at = None
         self.changed_at = now
+        self._leave_streams()
         self.outbox.give_up(cause)
+
+    def _leave_streams(self) -> None:
+        if self.place is not None:
+            self.durable_acknowledged += self.place.acknowledged
+        self.place = None

@@ -69,6 +69,22 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Bound on what is kept for one peer, for each delivery class."""
     max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Events that have waited for longer are dropped instead of being sent; 0 for never."""
+    spool: str = ""
+    """Folder for the durable events that this node publishes; made if it is not there."""
+    spool_bytes: Annotated[int, msgspec.Meta(ge=65_536, le=2**50)] = defaults.SPOOL_BYTES
+    """Bound on what is kept there."""
+    spool_fsync: Literal["group", "never"] = "group"
+    """Whether durable events are on disk (fsync) before they are sent, or only in the operating system's hands: then
+    they survive a killed process and not a power cut."""
+    durable_overflow: Literal["drop_oldest", "block"] = "drop_oldest"
+    """What happens when the spool is full of events that absent subscribers are owed."""
+    durable_lease_s: Annotated[float, msgspec.Meta(gt=0)] = defaults.DURABLE_LEASE_S
+    """How long an absent subscriber is owed durable events, counted while this node runs."""
+    durable_subscribers: dict[str, list[str]] = {}
+    """Who is owed durable events from the start, by node name and topic prefixes; others from their first
+    subscription."""
+    keeps_durable: bool = True
+    """Whether this node, as a subscriber, is to be owed the durable events that it misses while it is away."""
     lease_s: _Seconds = defaults.LEASE_S
     """How long what a lost peer is owed is kept for it; after that it is released."""
     stall_timeout_s: _Seconds = defaults.STALL_TIMEOUT_S

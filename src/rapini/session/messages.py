@@ -305,7 +305,7 @@ def split_durable_untrusted(body: memoryview) -> tuple[DurableHeader, memoryview
     after, first_sequence, count = _DURABLE_BODY.unpack_from(body)
     if count > min(len(body), limits.MAX_BATCH_EVENTS):
         raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
-    if first_sequence + count > _MAX_COUNT or after > first_sequence:
+    if first_sequence + count > _MAX_COUNT or after > first_sequence + max(0, count - 1):
         raise DecodeError("bad_frame", f"events from number {first_sequence} after {after}")
     return DurableHeader(after, first_sequence, count), body[_DURABLE_BODY.size :]
 

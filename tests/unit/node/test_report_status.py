@@ -12,6 +12,7 @@ import pytest
 
 from rapini import Node, NodeStatus, SessionStatus
 from rapini.errors import LocalError
+from rapini.events.delivery import Delivery
 from rapini.node import report_status
 from rapini.node.report_status import StatusSource
 from rapini.node.sessions import Session
@@ -34,9 +35,9 @@ def away(name: str) -> Session:
     session = Session(name=name, outbox=Outbox(10_000), window_bytes=100, incarnation=Incarnation(b"\xab" * 16))
     session.epoch = Epoch(3)
     session.outbox.window_bytes = 1000
-    session.outbox.put(Batch(b"x" * 30, 3, {"a": 1, "b": 2}))
+    session.outbox.put(Batch(b"x" * 30, 3, {"a": 1, "b": 2}), Delivery.BEST_EFFORT, 0.0)
     list(session.outbox.sendable())
-    session.outbox.drop({"a": 2}, "peer_lost")
+    session.outbox.lose(Batch(b"", 2, {"a": 2}), Delivery.BEST_EFFORT, "peer_lost")
     session.held_bytes = 5
     return session
 
