@@ -113,8 +113,8 @@ class SegmentLog:
                 try:
                     self.sync()
                 except StoreError:
-                    self._withdraw(sequence, data)
-                    raise
+                    if self._withdraw(sequence, data):
+                        raise
                 return sequence
         return self._put(count, name, data)
 
@@ -184,6 +184,8 @@ class SegmentLog:
 
     def skip_to(self, sequence: int) -> None:
         """Go on with a later number. While `alone`, with everything synced."""
+        if sequence > _MAX_SEQUENCE:
+            raise LocalError("not_storable", f"a sequence number of {sequence}")
         with self.changed:
             assert self.synced_sequence == self.next_sequence <= sequence
             self.next_sequence = self.synced_sequence = sequence
@@ -233,20 +235,23 @@ class SegmentLog:
             self.next_sequence = sequence + count
             return sequence
 
-    def _withdraw(self, sequence: int, data: bytes) -> None:
-        """Take back the last record, whose append is about to fail."""
+    def _withdraw(self, sequence: int, data: bytes) -> bool:
+        """Take back the last record, whose sync failed; false if somebody else's has made it durable meanwhile."""
         with self.changed:
+            while self._busy:
+                self.changed.wait()
             if self.synced_sequence > sequence:
-                return
+                return False
             header, topic, _ = self._pending[-3:]
             del self._pending[-3:]
             self._pending_bytes -= len(header) + len(topic) + len(data)
             self.next_sequence = sequence
+            return True
 
     def _sync_to(self, target: int) -> int:
         """Under the lock, which is let go while waiting and writing."""
         failures = self._failures
-        while self.synced_sequence < target:
+        while self.synced_sequence < min(target, self.next_sequence):  # less, if `always` took something back
             if self._busy:
                 self.changed.wait()
                 self._check_open()

@@ -220,6 +220,7 @@ class Spool:
         Readers get a `damaged` hole for them. Does nothing if `next_sequence` is as high.
 
         Raises:
+            LocalError: `not_storable`: 2^63 or more.
             StoreError: As `sync`.
         """
         self.sync()

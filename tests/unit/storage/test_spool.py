@@ -172,6 +172,8 @@ def test_numbers_that_a_consumer_knows_and_we_do_not_are_a_hole() -> None:
         spool.append(1, "t", b"kept")
         spool.skip_to(5)
         spool.skip_to(3)
+        with pytest.raises(LocalError):
+            spool.skip_to(2**63)
         assert (spool.next_sequence, spool.synced_sequence) == (5, 5)
         assert spool.append(1, "t", b"after") == 5
     for _ in range(2):
@@ -272,6 +274,55 @@ def test_always_makes_every_append_durable_and_takes_a_failed_one_back() -> None
     with open_spool(disk.crash(Random(1), odds=0.0)) as again:
         assert [item.data for item in read_all(again) if isinstance(item, Record)] == [b"x", b"x", b"x", b"taken"]
     spool.close()
+
+
+def test_always_keeps_exactly_what_it_took_though_threads_and_failures_meet(tmp_path: Path) -> None:
+    class Flaky(RealFiles):
+        calls = 0
+
+        def sync(self, handle: int) -> None:
+            self.calls += 1
+            time.sleep(0.001)
+            if self.calls % 3 == 0:
+                raise OSError(5, "the disk does not answer")
+            super().sync(handle)
+
+    spool = Spool.open(tmp_path / "s", max_bytes=1 << 22, fsync="always", files=(files := Flaky()))
+    taken: dict[int, bytes] = {}
+    refused: list[bytes] = []
+    done = threading.Event()
+
+    def publish(name: int) -> None:
+        for number in range(12):
+            data = b"%d/%d" % (name, number)
+            try:
+                taken[spool.append(1, "t", data)] = data
+            except StoreError:
+                refused.append(data)
+
+    def sync_again_and_again() -> None:
+        while not done.is_set():
+            try:
+                spool.sync()
+            except StoreError:
+                pass
+
+    threads = [threading.Thread(target=publish, args=(name,)) for name in range(4)]
+    syncing = threading.Thread(target=sync_again_and_again)
+    for thread in (*threads, syncing):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    syncing.join()
+    files.calls = 0
+    spool.close()
+    assert len(taken) + len(refused) == 48
+    assert refused
+    with Spool.open(tmp_path / "s", max_bytes=1 << 22) as again:
+        found = [item for item in read_all(again) if isinstance(item, Record)]
+        assert {item.first_sequence: item.data for item in found} == taken
+        assert again.check() == []
 
 
 def test_never_survives_a_kill_and_asks_for_no_fsync() -> None:
