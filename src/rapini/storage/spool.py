@@ -220,15 +220,13 @@ class Spool:
         Readers get a `damaged` hole for them. Does nothing if `next_sequence` is as high.
 
         Raises:
-            LocalError: `not_storable`: 2^63 or more.
+            LocalError: `not_storable`: more than 2^40 numbers at once.
             StoreError: As `sync`.
         """
-        self.sync()
-        with self._log.alone():
-            if self._log.synced_sequence < self._log.next_sequence or sequence <= self._log.next_sequence:
-                return
-            self._log.skip_to(sequence)
-            self._save()
+        if self._log.skip_to(sequence):
+            self._log.sync()
+            with self._log.alone():
+                self._save()
 
     # --- Consumers -----------------------------------------------------------------------------------------------
 
