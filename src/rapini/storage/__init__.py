@@ -10,17 +10,21 @@ Beside `logs` and `transport`; `node` is above. On `errors` and `limits` alone.
 from rapini.storage.checkpoint import SqliteCheckpoint
 from rapini.storage.filecheckpoint import FileCheckpoint
 from rapini.storage.files import REAL, FileSystem
-from rapini.storage.reading import Damage, Hole, Record
-from rapini.storage.spool import Spool
+from rapini.storage.log import FsyncPolicy
+from rapini.storage.reading import Damage, Hole, HoleReason, Record
+from rapini.storage.spool import SEGMENT_BYTES, Spool
 from rapini.storage.state import ConsumerState
 
 __all__ = [
     "REAL",
+    "SEGMENT_BYTES",
     "ConsumerState",
     "Damage",
     "FileCheckpoint",
     "FileSystem",
+    "FsyncPolicy",
     "Hole",
+    "HoleReason",
     "Record",
     "Spool",
     "SqliteCheckpoint",

@@ -154,6 +154,7 @@ class FileCheckpoint:
     def _save(self, committed: _Committed) -> None:
         text = msgspec.json.encode(committed)
         replace_file(self._files, self._positions_path, b"%08x\n%b" % (crc32(text), text))
+        self._files.sync_folder(self._path.parent)
 
     def _open(self) -> None:
         self._failed = True  # until the end

@@ -179,6 +179,8 @@ def read_file(files: FileSystem, path: Path, max_bytes: int) -> bytes | None:
 def replace_file(files: FileSystem, path: Path, data: bytes) -> None:
     """Replace a whole small file so that, whenever the power fails, either the old or the new one is there.
 
+    It is the new one for certain after a `sync_folder`, which is left to the caller.
+
     A new file each time: after a failed fsync nothing can be said of the old one's pages, and a new one has none.
     """
     new = path.with_name(path.name + ".new")
@@ -199,4 +201,3 @@ def replace_file(files: FileSystem, path: Path, data: bytes) -> None:
     finally:
         files.close(handle)
     files.rename(new, path)
-    files.sync_folder(path.parent)

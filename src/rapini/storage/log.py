@@ -29,12 +29,15 @@ from rapini.storage.reading import Place
 from rapini.storage.records import HEADER_BYTES, MAX_DATA_BYTES, encode_header
 from rapini.storage.segments import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, SegmentIndex, segment_path
 
-__all__ = ["MAX_UNSYNCED_BYTES", "FsyncPolicy", "SegmentLog"]
+__all__ = ["MAX_SKIP", "MAX_UNSYNCED_BYTES", "FsyncPolicy", "SegmentLog"]
 
 FsyncPolicy = Literal["group", "always", "never"]
 
 MAX_UNSYNCED_BYTES: Final = 8 * 1024 * 1024
 """What may gather in memory; an `append` beyond it syncs first."""
+
+MAX_SKIP: Final = 2**40
+"""How many numbers `skip_to` passes over at most: it acts on a peer's word, and they must not be used up by it."""
 
 _MAX_SEQUENCE: Final = 2**63 - 1
 """What SQLite can keep as a position."""
@@ -113,8 +116,8 @@ class SegmentLog:
                 try:
                     self.sync()
                 except StoreError:
-                    self._withdraw(sequence, data)
-                    raise
+                    if self._withdraw(sequence, count, data):
+                        raise
                 return sequence
         return self._put(count, name, data)
 
@@ -123,6 +126,17 @@ class SegmentLog:
         with self.changed:
             self._check_open()
             return self._sync_to(self.next_sequence)
+
+    def skip_to(self, sequence: int) -> bool:
+        """Go on with a later number; false if the next one is as high. The numbers between are in no record."""
+        with self.changed:
+            self._check_open()
+            if sequence - self.next_sequence > MAX_SKIP:
+                raise LocalError("not_storable", f"from {self.next_sequence} to {sequence}: that is no loss")
+            if sequence <= self.next_sequence:
+                return False
+            self.next_sequence = sequence
+            return True
 
     def place_of(self, sequence: int) -> Place | int | None:
         """Where an event is; the oldest number that is there, if it was trimmed; `None` if it is not synced."""
@@ -182,13 +196,6 @@ class SegmentLog:
         except OSError as error:
             raise store_error(error, "sync_failed", "syncing the folder", self._folder) from error
 
-    def skip_to(self, sequence: int) -> None:
-        """Go on with a later number. While `alone`, with everything synced."""
-        with self.changed:
-            assert self.synced_sequence == self.next_sequence <= sequence
-            self.next_sequence = self.synced_sequence = sequence
-        self.seal()  # the next segment is named after its first number
-
     def close(self) -> None:
         """Refuse everything from now on."""
         with self.changed:
@@ -233,20 +240,24 @@ class SegmentLog:
             self.next_sequence = sequence + count
             return sequence
 
-    def _withdraw(self, sequence: int, data: bytes) -> None:
-        """Take back the last record, whose append is about to fail."""
+    def _withdraw(self, sequence: int, count: int, data: bytes) -> bool:
+        """Take back the last record, whose sync failed; false if somebody else's has made it durable meanwhile."""
         with self.changed:
+            while self._busy:
+                self.changed.wait()
             if self.synced_sequence > sequence:
-                return
+                return False
             header, topic, _ = self._pending[-3:]
             del self._pending[-3:]
             self._pending_bytes -= len(header) + len(topic) + len(data)
-            self.next_sequence = sequence
+            if self.next_sequence == sequence + count:  # unless numbers were skipped meanwhile
+                self.next_sequence = sequence
+            return True
 
     def _sync_to(self, target: int) -> int:
         """Under the lock, which is let go while waiting and writing."""
         failures = self._failures
-        while self.synced_sequence < target:
+        while self.synced_sequence < min(target, self.next_sequence):  # less, if `always` took something back
             if self._busy:
                 self.changed.wait()
                 self._check_open()
@@ -260,6 +271,9 @@ class SegmentLog:
 
     def _write_run(self) -> None:
         """Write all that gathered, as one run. Under the lock, which is let go meanwhile."""
+        if not self._pending:  # numbers were skipped, that is all
+            self.synced_sequence = self.next_sequence
+            return
         self._busy = True
         pieces, self._pending = self._pending, []
         first, end = self.synced_sequence, self.next_sequence

@@ -220,14 +220,13 @@ class Spool:
         Readers get a `damaged` hole for them. Does nothing if `next_sequence` is as high.
 
         Raises:
+            LocalError: `not_storable`: more than 2^40 numbers at once.
             StoreError: As `sync`.
         """
-        self.sync()
-        with self._log.alone():
-            if self._log.synced_sequence < self._log.next_sequence or sequence <= self._log.next_sequence:
-                return
-            self._log.skip_to(sequence)
-            self._save()
+        if self._log.skip_to(sequence):
+            self._log.sync()
+            with self._log.alone():
+                self._save()
 
     # --- Consumers -----------------------------------------------------------------------------------------------
 
@@ -311,7 +310,7 @@ class Spool:
             if removable:
                 return sum(hole_bytes for _, hole_bytes in self._remove(removable))
             if self._acknowledged:
-                self._save()
+                self._save(copies=1)  # at worst what was acknowledged since the last one is delivered again
             return 0
 
     def drop_oldest(self, bytes_wanted: int) -> list[Hole]:
@@ -383,11 +382,12 @@ class Spool:
             settled.append(segment)
         return settled
 
-    def _save(self, oldest: int | None = None) -> None:
+    def _save(self, oldest: int | None = None, *, copies: int = 2) -> None:
         """Save the state. While alone.
 
         Args:
             oldest: Where the stream will begin when those before it are removed.
+            copies: See `save_state`.
         """
         with self._log.changed:
             self._state.oldest = self._oldest() if oldest is None else oldest
@@ -396,7 +396,7 @@ class Spool:
             self._acknowledged = False
             saved = msgspec.structs.replace(self._state, consumers=dict(self._state.consumers))
         try:
-            save_state(self._files, self._folder, saved)
+            save_state(self._files, self._folder, saved, copies=copies)
         except OSError as error:
             self._acknowledged = True
             raise store_error(error, "write_failed", "saving the spool's state", self._folder) from error

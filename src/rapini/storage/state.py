@@ -81,10 +81,18 @@ def load_state(files: FileSystem, folder: Path) -> tuple[State | None, list[tupl
     return best, damaged
 
 
-def save_state(files: FileSystem, folder: Path, state: State) -> None:
-    """Write both copies; when it returns, both are on the disk."""
+def save_state(files: FileSystem, folder: Path, state: State, *, copies: int = 2) -> None:
+    """Write both copies; when it returns, they are on the disk.
+
+    Args:
+        files: The file system.
+        folder: The spool's.
+        state: What to save; its generation is counted up.
+        copies: 1 spares an fsync where the copy of before would do as well.
+    """
     state.generation += 1
     text = msgspec.json.encode(state)
     data = b"%08x\n%b" % (crc32(text), text)
-    for name in STATE_NAMES:
+    for name in STATE_NAMES[:copies]:
         replace_file(files, folder / name, data)
+    files.sync_folder(folder)

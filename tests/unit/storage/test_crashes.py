@@ -161,6 +161,9 @@ def test_a_failed_fsync_promises_nothing_and_loses_nothing() -> None:
     disk.fail_sync = lambda _: False
     spool.append(1, "t", b"two")
     assert spool.sync() == 3
+    first, *later = [disk.contents(path) for path in disk.paths() if path.suffix == ".segment"]
+    assert b"one" not in first
+    assert b"one" in b"".join(later)
     for odds in (0.0, 0.5, 1.0):
         with open_spool(disk.crash(Random(1), odds=odds)) as again:
             assert [item.data for item in read_all(again) if isinstance(item, Record)] == [b"zero", b"one", b"two"]

@@ -166,17 +166,26 @@ def test_memory_grows_with_the_segments_and_not_with_the_records(tmp_path: Path)
         assert grown < 30_000  # less than a byte a record
 
 
-def test_numbers_that_a_consumer_knows_and_we_do_not_are_a_hole() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_that_a_consumer_knows_and_we_do_not_are_a_hole(first: int) -> None:
     disk = CrashableDisk()
+    expected: list[Record | Hole] = [Record(0, 1, "t", b"kept")] * first
     with open_spool(disk) as spool:
-        spool.append(1, "t", b"kept")
+        for _ in expected:
+            spool.append(1, "t", b"kept")
         spool.skip_to(5)
         spool.skip_to(3)
+        with pytest.raises(LocalError):
+            spool.skip_to(2**41)
         assert (spool.next_sequence, spool.synced_sequence) == (5, 5)
+    reason = "damaged" if first else "trimmed"  # without a record there is no file that could be damaged
+    with open_spool(disk) as spool:
+        assert read_all(spool) == [*expected, Hole(first, 5 - first, reason)]  # type: ignore[arg-type]
         assert spool.append(1, "t", b"after") == 5
     for _ in range(2):
         with open_spool(disk) as spool:
-            assert read_all(spool) == [Record(0, 1, "t", b"kept"), Hole(1, 4, "damaged"), Record(5, 1, "t", b"after")]
+            after = Record(5, 1, "t", b"after")
+            assert read_all(spool) == [*expected, Hole(first, 5 - first, reason), after]  # type: ignore[arg-type]
 
 
 # --- Group commit ------------------------------------------------------------------------------------------------
@@ -228,11 +237,12 @@ def test_all_who_wait_for_a_failing_sync_hear_of_it(tmp_path: Path) -> None:
         def sync(self, handle: int) -> None:
             super().sync(handle)
             if self.broken:
+                time.sleep(0.1)
                 raise OSError(5, "the disk does not answer")
 
     files = Failing()
     spool = Spool.open(tmp_path / "s", max_bytes=1 << 20, files=files)
-    files.broken = True
+    files.broken, files.syncs = True, 0
     codes: list[str] = []
 
     def publish() -> None:
@@ -248,6 +258,7 @@ def test_all_who_wait_for_a_failing_sync_hear_of_it(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert codes == ["sync_failed"] * 5
+    assert files.syncs < 5  # a dying disk is not asked once for each
     assert spool.synced_sequence == 0
     files.broken = False
     assert spool.sync() == 5
@@ -272,6 +283,55 @@ def test_always_makes_every_append_durable_and_takes_a_failed_one_back() -> None
     spool.close()
 
 
+def test_always_keeps_exactly_what_it_took_though_threads_and_failures_meet(tmp_path: Path) -> None:
+    class Flaky(RealFiles):
+        calls = 0
+
+        def sync(self, handle: int) -> None:
+            self.calls += 1
+            time.sleep(0.001)
+            if self.calls % 3 == 0:
+                raise OSError(5, "the disk does not answer")
+            super().sync(handle)
+
+    spool = Spool.open(tmp_path / "s", max_bytes=1 << 22, fsync="always", files=(files := Flaky()))
+    taken: dict[int, bytes] = {}
+    refused: list[bytes] = []
+    done = threading.Event()
+
+    def publish(name: int) -> None:
+        for number in range(12):
+            data = b"%d/%d" % (name, number)
+            try:
+                taken[spool.append(1, "t", data)] = data
+            except StoreError:
+                refused.append(data)
+
+    def sync_again_and_again() -> None:
+        while not done.is_set():
+            try:
+                spool.sync()
+            except StoreError:
+                pass
+
+    threads = [threading.Thread(target=publish, args=(name,)) for name in range(4)]
+    syncing = threading.Thread(target=sync_again_and_again)
+    for thread in (*threads, syncing):
+        thread.start()
+    for thread in threads:
+        thread.join()
+    done.set()
+    syncing.join()
+    files.calls = 0
+    spool.close()
+    assert len(taken) + len(refused) == 48
+    assert refused
+    with Spool.open(tmp_path / "s", max_bytes=1 << 22) as again:
+        found = [item for item in read_all(again) if isinstance(item, Record)]
+        assert {item.first_sequence: item.data for item in found} == taken
+        assert again.check() == []
+
+
 def test_never_survives_a_kill_and_asks_for_no_fsync() -> None:
     disk = CrashableDisk()
     spool = open_spool(disk, fsync="never")
@@ -283,6 +343,70 @@ def test_never_survives_a_kill_and_asks_for_no_fsync() -> None:
     with open_spool(disk.kill()) as again:
         assert len(read_all(again)) == 1
     spool.close()
+
+
+@pytest.mark.parametrize("operation", ["write", "sync"])
+def test_an_interrupt_in_the_middle_loses_nothing(tmp_path: Path, operation: str) -> None:
+    """Ctrl-C strikes the thread that writes; what was appended is still there, and the next sync has it."""
+
+    class Interrupted(RealFiles):
+        armed = False
+
+        def write(self, handle: int, offset: int, data: bytes) -> int:
+            if self.armed and operation == "write":
+                super().write(handle, offset, data[: len(data) // 2])
+                raise KeyboardInterrupt
+            return super().write(handle, offset, data)
+
+        def sync(self, handle: int) -> None:
+            if self.armed and operation == "sync":
+                raise KeyboardInterrupt
+            super().sync(handle)
+
+    files = Interrupted()
+    with Spool.open(tmp_path / "s", max_bytes=1 << 20, files=files) as spool:
+        for number in range(2):  # the first begins a segment, the second goes on in it
+            spool.append(1, "t", b"%d" % number * 100)
+            files.armed = True
+            with pytest.raises(KeyboardInterrupt):
+                spool.sync()
+            files.armed = False
+            assert spool.synced_sequence == number
+            if number:
+                spool.append(1, "t", b"more")
+            spool.sync()
+        expected = [b"0" * 100, b"1" * 100, b"more"]
+        assert [item.data for item in read_all(spool) if isinstance(item, Record)] == expected
+    with Spool.open(tmp_path / "s", max_bytes=1 << 20) as again:
+        assert [item.data for item in read_all(again) if isinstance(item, Record)] == expected
+        assert (again.check(), again.torn_bytes) == ([], 0)
+
+
+def test_a_write_that_fails_ends_its_segment() -> None:
+    class FailingWrite(CrashableDisk):
+        broken = False
+
+        def write(self, handle: int, offset: int, data: bytes) -> int:
+            if self.broken:
+                super().write(handle, offset, data[:40])
+                raise OSError(5, "the disk does not answer")
+            return super().write(handle, offset, data)
+
+    disk = FailingWrite()
+    with open_spool(disk) as spool:
+        spool.append(1, "t", b"zero")
+        spool.sync()
+        disk.broken = True
+        spool.append(1, "t", b"one")
+        with pytest.raises(StoreError) as failure:
+            spool.sync()
+        assert failure.value.code == "write_failed"
+        disk.broken = False
+        assert spool.sync() == 2
+        assert len([path for path in disk.paths() if path.suffix == ".segment"]) == 2
+    with open_spool(disk) as again:
+        assert [item.data for item in read_all(again) if isinstance(item, Record)] == [b"zero", b"one"]
+        assert again.check() == []
 
 
 # --- Space -------------------------------------------------------------------------------------------------------
