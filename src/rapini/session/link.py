@@ -323,7 +323,11 @@ class Link:
             match outcome:
                 case DataReceived(data=data):
                     self._last_heard = now  # of the peer for certain: what is not protected is anybody's
-                    self._receive_plaintext(data, now)
+                    sole = self._frames.sole_batch_untrusted(data) if self.state is LinkState.UP else None
+                    if sole is None:
+                        self._receive_plaintext(data, now)
+                    else:
+                        self._outcomes.append(EventsReceived(first_sequence=sole[0], count=sole[1], batch=sole[2]))
                 case HandshakeCompleted(identity=identity, cipher=cipher, version=version):
                     self._move(Input.OPENED)
                     self.identity = identity
