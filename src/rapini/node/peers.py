@@ -346,7 +346,10 @@ class Peers:
             session.ack_is_due = True
             self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
         for inbox in consumers:
-            inbox.put(batch)
+            if self._loop.is_in_turn:
+                inbox.hold(batch)
+            else:
+                inbox.put(batch)
         if not consumers:
             self._batch_taken(batch)
 
