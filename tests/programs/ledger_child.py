@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Final
 
-from rapini import Node, PeerStatus, RapiniError
+from rapini import EventRun, Node, PeerStatus, RapiniError
 from tests.faults.kit import ledger
 from tests.programs.ledger_events import ENTRIES, PREFIX, Entry
 
@@ -70,6 +70,8 @@ class Program:
             if isinstance(item, PeerStatus):
                 self._write(ledger.status_line(item.peer, item.state.value, item.epoch, item.code))
                 say(status=item.state.value, peer=item.peer, code=item.code, epoch=item.epoch, at=time.monotonic())
+                continue
+            if not isinstance(item, EventRun):
                 continue
             origin = item.origin
             entries = [event for event in item.events if isinstance(event, Entry)]

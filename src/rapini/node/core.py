@@ -79,7 +79,9 @@ class Core:
         self.settings = settings
         self.counters = Counters()
         self.environment = environment
-        self.loop = environment.make_loop(name, self._turn, self._stalled, self._failed, environment.clock)
+        self.loop = environment.make_loop(
+            name, self._turn, self._stalled, self._failed, environment.clock, self._hand_over
+        )
         self.lock = self.loop.lock
         self.listening: dict[str, Endpoint] = {}
         self.is_closing = False
@@ -114,7 +116,6 @@ class Core:
     # -- the turn ------------------------------------------------------------------------------------------------
 
     def _turn(self, now: float) -> float | None:
-        has_more = False
         for transport in list(self._transports.values()):
             for outcome in transport.outcomes():
                 try:
@@ -124,7 +125,7 @@ class Core:
                         self._on_transport(outcome, now)
                 except Exception as error:  # noqa: BLE001 - see `contain`
                     self._contain_connection(outcome.connection, error, now)
-            has_more = has_more or transport.has_more
+        self._release()  # they take longer to wake than the rest of a turn takes, nearly always
         publisher = self.publisher
         if publisher.flush_at is not None and publisher.flush_at <= now:
             publisher.flush_if_room(now)
@@ -132,17 +133,32 @@ class Core:
         if roster_timer is not None and roster_timer <= now:
             self.peers.carry_out(self.peers.roster.handle_timer(now), now)
         self._run_dials(now)
-        return now if has_more else self._next_turn(now)
+        return self._next_turn(now)
 
     def _next_turn(self, now: float) -> float | None:
         times = [self.publisher.flush_at, self.peers.roster.next_timer()]
         times += [transport.next_timer() for transport in self._transports.values()]
-        times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
+        if self.peers.dials:
+            times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
         if self.publisher.batches != self._batches_seen:
             # While events are batched, look after the last of them often enough that nobody has to wake us.
             self._batches_seen = self.publisher.batches
             times.append(now + self.settings.max_batch_delay_s / 2)
-        return min((when for when in times if when is not None), default=None)
+        due: float | None = None
+        for when in times:
+            if when is not None and (due is None or when < due):
+                due = when
+        return due
+
+    def _release(self) -> None:
+        for inbox in self.peers.inboxes:
+            inbox.release()
+
+    def _hand_over(self) -> bool:
+        self._release()  # whatever else the turn has brought
+        # Asked last: 0MQ takes a while to say, and those who were just woken take longer to come. All are asked: one
+        # that always has more must not keep the others from looking.
+        return True in [transport.has_more for transport in self._transports.values()]
 
     def _stalled(self, pause_s: float) -> None:
         for record in self.peers.records.values():

@@ -98,6 +98,23 @@ class Inbox:
         self._statuses_got = 0
         self._ended = False
         self._error: RapiniError | None = None
+        self._held: ReceivedBatch | None = None
+
+    def hold(self, batch: ReceivedBatch) -> None:
+        """Add a batch at the next `release()`, or before whatever else is put.
+
+        A consumer that is woken needs the interpreter, and would wait for it while the I/O thread finishes its turn.
+        """
+        if self._held is not None:
+            self.release()
+        self._held = batch
+
+    def release(self) -> None:
+        """Add what is held. After this the putting thread should soon let the interpreter go."""
+        held = self._held
+        if held is not None:
+            self._held = None
+            self.put(held)
 
     def put(self, batch: ReceivedBatch) -> None:
         """Add a batch."""
@@ -107,6 +124,7 @@ class Inbox:
 
     def put_status(self, status: PeerStatus) -> None:
         """Add a status report, unless far too many wait unread."""
+        self.release()
         # Of those that name no peer strangers can make any number; they must not crowd out the others.
         room = MAX_WAITING_STATUSES if status.peer else MAX_WAITING_STATUSES // 10
         if self._statuses_put - self._statuses_got >= room:
@@ -119,6 +137,7 @@ class Inbox:
 
     def end(self, error: RapiniError | None = None) -> None:
         """Nothing more will be put; with an error, the consumer gets that after what is here."""
+        self.release()
         self._queue.put(_End(error))
         if self.on_put is not None:
             self.on_put()

@@ -409,7 +409,10 @@ class Peers:
         batch.holders = len(consumers)
         self.arm_acknowledgement(session, now)
         for inbox in consumers:
-            inbox.put(batch)
+            if self._loop.is_in_turn:
+                inbox.hold(batch)
+            else:
+                inbox.put(batch)
         if not consumers:
             self.batch_taken(batch)
 

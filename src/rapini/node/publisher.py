@@ -501,6 +501,8 @@ class _Addressed:
 
 def _runs(taken: list[Event | _Addressed]) -> Iterable[tuple[str, list[Event]]]:
     """Part what was collected into runs of one type and topic, keeping the order."""
+    if len(taken) == 1 and taken[0].__class__ is not _Addressed:  # nearly always, while events are few
+        return ((taken[0].__class__.__rapini_topic__, taken),)  # type: ignore[union-attr,return-value]
     kinds = set(map(type, taken))
     if len(kinds) == 1 and _Addressed not in kinds:
         return ((kinds.pop().__rapini_topic__, taken),)  # type: ignore[attr-defined,return-value]  # never `_Addressed`

@@ -360,7 +360,14 @@ class Link:
             match outcome:
                 case DataReceived(data=data):
                     self._last_heard = now  # of the peer for certain: what is not protected is anybody's
-                    self._receive_plaintext(data, now)
+                    sole = self._frames.sole_batch_untrusted(data) if self.state is LinkState.UP else None
+                    if sole is None:
+                        self._receive_plaintext(data, now)
+                    else:
+                        delivery, first, count, batch = sole
+                        self._outcomes.append(
+                            EventsReceived(delivery=delivery, first_sequence=first, count=count, batch=batch)
+                        )
                 case HandshakeCompleted(identity=identity, cipher=cipher, version=version, is_resumed=is_resumed):
                     self._move(Input.OPENED)
                     self.identity = identity

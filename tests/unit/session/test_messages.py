@@ -229,3 +229,39 @@ def test_event_numbers_stay_within_what_an_ack_can_carry(first: int, count: int)
 def test_a_batch_cannot_announce_more_events_than_it_can_hold(count: int, size: int) -> None:
     with pytest.raises(DecodeError):
         split_events_untrusted(memoryview(bytes(9) + count.to_bytes(4, "big") + bytes(size)))
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=40),
+        st.builds(
+            lambda first, count, batch, tail: pack_events_frame(1, first, count, batch) + tail,
+            st.integers(0, 2**64 - 1),
+            st.integers(0, 2**32 - 1) | st.integers(0, 20),
+            st.binary(max_size=30),
+            st.just(b"") | st.binary(max_size=3),
+        ),
+    ),
+    st.integers(0, 60),
+)
+def test_the_short_way_for_a_lone_batch_finds_what_the_long_one_does(data: bytes, max_bytes: int) -> None:
+    sole = FrameReader(max_bytes).sole_batch_untrusted(data)
+    if sole is None:
+        return
+    ((kind, body),) = FrameReader(max_bytes).frames_untrusted(data)
+    header, batch = split_events_untrusted(body)
+    assert kind is FrameKind.EVENTS
+    assert (header.delivery, header.first_sequence, header.count, bytes(batch)) == sole
+
+
+def test_the_short_way_takes_a_sound_lone_batch_and_leaves_the_rest() -> None:
+    frame = pack_events_frame(1, 5, 2, b"\x91batch")
+    assert FrameReader().sole_batch_untrusted(frame) == (1, 5, 2, b"\x91batch")
+    for other in (frame[:-1], frame + b"x", frame * 2, encode_frame(Ping(1)), b""):
+        assert FrameReader().sole_batch_untrusted(other) is None
+    assert FrameReader(len(frame) - 5).sole_batch_untrusted(frame) is None  # too large here
+    unfinished = FrameReader()
+    assert not frames(unfinished, frame[:3])
+    assert unfinished.sole_batch_untrusted(frame) is None
+    for unsound in (pack_events_frame(0, 2**63 - 1, 1, b"\x91batch"), pack_events_frame(0, 0, 20, b"\x91batch")):
+        assert FrameReader().sole_batch_untrusted(unsound) is None
