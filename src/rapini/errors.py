@@ -10,6 +10,7 @@ A leaf: it imports nothing of ours. What can go wrong between two nodes is mostl
     ├── DecodeError             bytes that are not what they should be (decoders of network bytes raise nothing else)
     ├── CaptureError            a packet capture that cannot be read (further)
     ├── LogError                a log that cannot be written
+    ├── StoreError              a store refused an operation, or its file cannot be used
     ├── TransportError          the operating system or 0MQ refused (chained from OSError or ZMQError)
     └── PeerError               the other side
         ├── HandshakeError      no secured channel came about
@@ -39,6 +40,7 @@ __all__ = [
     "ProtocolError",
     "RapiniError",
     "RejectedError",
+    "StoreError",
     "TransportError",
 ]
 
@@ -131,6 +133,10 @@ class CaptureError(RapiniError):
 
 class LogError(RapiniError):
     """A log cannot be opened or written."""
+
+
+class StoreError(RapiniError):
+    """A store refused an operation, or its file cannot be used; `docs/reference/stores.md` lists the codes."""
 
 
 class TransportError(RapiniError):

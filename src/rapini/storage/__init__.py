@@ -1,0 +1,1 @@
+"""What is kept on disks: the implementations behind the seams of the sans-IO layers."""
