@@ -43,6 +43,11 @@ CREATE TABLE replies (peer TEXT, incarnation BLOB, number INTEGER, code TEXT NOT
     value BLOB NOT NULL, PRIMARY KEY (peer, incarnation, number)) STRICT, WITHOUT ROWID;
 """
 
+_GREET: Final = """
+INSERT OR REPLACE INTO writers (seen, peer, incarnation, last)
+    VALUES ((SELECT coalesce(max(seen), 0) + 1 FROM writers), ?, ?, ?)
+"""
+
 
 class SqliteBackend:
     """A `rapini.stores.Backend` in a file. Thread: one at a time, under the owner's lock.
@@ -182,8 +187,7 @@ class SqliteBackend:
     def remember(self, writer: WriterId, last: int, reply: Reply | None) -> None:
         """Note a writer, and the reply to its last number."""
         if reply is None:
-            sql = "INSERT OR REPLACE INTO writers (seen, peer, incarnation, last) VALUES"
-            self._run(f"{sql} ((SELECT coalesce(max(seen), 0) + 1 FROM writers), ?, ?, ?)", *writer, last)
+            self._run(_GREET, *writer, last)
             return
         self._run("UPDATE writers SET last = ? WHERE peer = ? AND incarnation = ?", last, *writer)
         sql = "INSERT OR REPLACE INTO replies VALUES (?, ?, ?, ?, ?, ?)"
@@ -297,6 +301,6 @@ def _lock(path: Path) -> int:
 
 
 def _failed(path: Path, exc: Exception) -> StoreError:
-    if isinstance(exc, sqlite3.DatabaseError) and "not a database" in str(exc):
+    if isinstance(exc, sqlite3.DatabaseError) and exc.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
         return StoreError("not_a_store", f"{path}: {exc}", remedy="give another path")
     return StoreError("store_failed", f"{path}: {exc}")

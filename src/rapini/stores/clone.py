@@ -343,15 +343,20 @@ class CloneStore:
             self._links[peer] = LinkRole.SYNCING
             self._begin(message)
             self._send_again(message)
-        elif role is not LinkRole.LIVE or not message.is_snapshot or message.run != self.run:
+        elif not self._may_begin_again(message):
             raise DecodeError("bad_state", "Following where nothing was asked")
-        else:  # we were so slow that the master has to begin again
+        else:
             self._links[peer] = LinkRole.SYNCING
             self._begin(message)
         if self.stale_since is None:
             self.stale_since = now
         if not message.is_snapshot:
             self._see_whether_synced(peer)
+
+    def _may_begin_again(self, message: Following) -> bool:
+        """A master whose log no longer reaches us begins again with a snapshot, though not in the middle of one."""
+        is_in_snapshot = self._following is not None and self._following.is_snapshot
+        return message.is_snapshot and message.run == self.run and not is_in_snapshot
 
     def _begin(self, message: Following) -> None:
         self._following = message
