@@ -196,9 +196,9 @@ class CloneStore:
 
     def link_lost(self, peer: str, now: float) -> None:
         """The link is over; what was under way on it may be lost."""
-        role = self._links.pop(peer, None)
+        self._links.pop(peer, None)
         self._first.pop(peer, None)
-        if role in _FOLLOWED:
+        if peer == self.master:
             self._lose_master(now)
 
     def is_settled_with(self, peer: str) -> bool:
@@ -303,7 +303,7 @@ class CloneStore:
             self._links[peer] = LinkRole.BROKEN
             self._first[peer].clear()
             self._outcomes.append(ProtocolViolation(peer=peer, code=exc.code, detail=exc.detail))
-            if role in _FOLLOWED:
+            if peer == self.master:
                 self._lose_master(now)
         except FullError as exc:
             self._links[peer] = LinkRole.FULL
@@ -318,7 +318,7 @@ class CloneStore:
                     self._ask(peer)
             case NoStore():
                 self._links[peer] = LinkRole.ABSENT
-                if role in _FOLLOWED:
+                if peer == self.master:
                     self._lose_master(now)
             case _ if role in _DEAF:
                 pass
