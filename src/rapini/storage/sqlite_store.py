@@ -80,16 +80,18 @@ class SqliteBackend:
     def _open(self, sync: str) -> sqlite3.Connection:
         db = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute(f"PRAGMA synchronous = {'NORMAL' if sync == 'normal' else 'FULL'}")
+            # Look before anything is changed: it may be somebody else's.
             found = db.execute("PRAGMA application_id").fetchone()[0], db.execute("PRAGMA user_version").fetchone()[0]
-            if found == (0, 0) and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-                marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_FORMAT};"
-                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
-            elif found != (_APPLICATION_ID, _FORMAT):
+            is_new = found == (0, 0) and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+            if not is_new and found != (_APPLICATION_ID, _FORMAT):
                 raise StoreError(
                     "not_a_store", f"{self.path} is not a store of this version", remedy="give another path"
                 )
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA synchronous = {'NORMAL' if sync == 'normal' else 'FULL'}")
+            if is_new:
+                marks = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_FORMAT};"
+                db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
         except BaseException:
             db.close()
             raise
