@@ -55,7 +55,7 @@ MAX_DETAIL_CHARS: Final = 200
 """Longest text that we keep of a peer's explanation."""
 
 MAX_STORE_MESSAGE_BYTES: Final = 256 * 1024
-"""Largest message between the replicas of a store: a chunk of a snapshot, a batch of deltas, of writes or of replies."""
+"""Largest message between the replicas of a store: a chunk of a snapshot, a batch of deltas, writes or replies."""
 
 MAX_STORE_KEY_BYTES: Final = 4096
 """Longest key of a store's entry, as it is counted (text in UTF-8; 9 bytes for an int)."""

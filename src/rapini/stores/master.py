@@ -85,6 +85,8 @@ class MasterStore:
         if len(run) != 16:
             raise ValueError("a run is 16 bytes")
         self.name = name
+        self.failures = 0
+        """How often a turn was undone."""
         self.run = run
         self.wants_changes = wants_changes
         self.backend: Backend = backend if backend is not None else MemoryBackend()
@@ -300,6 +302,7 @@ class MasterStore:
 
     def _undo(self, exc: StoreError) -> None:
         lost = len(self._pending)
+        self.failures += 1
         self.version -= lost
         self._pending = []
         self._turn_changes = []

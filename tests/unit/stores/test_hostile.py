@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rapini import limits
 from rapini.errors import DecodeError
-from rapini.stores import Cause, CloneStore, MasterStore, make_operation
+from rapini.stores import Cause, CloneStore, MasterStore, Operation, make_operation
 from rapini.stores.messages import (
     Change,
     Chunk,
@@ -20,7 +20,6 @@ from rapini.stores.messages import (
     Follow,
     Following,
     FromMaster,
-    Operation,
     Replies,
     Reply,
     Write,

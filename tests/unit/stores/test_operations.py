@@ -45,7 +45,7 @@ def make_master(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make
             wall_now=1e9,
             backend=backend,
             wants_changes=True,
-            **options,  # type: ignore[arg-type]
+            **options,
         )
 
     yield make

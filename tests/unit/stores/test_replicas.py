@@ -26,12 +26,10 @@ STEPS = 40
 QUIET = [HealthCheck.too_slow, HealthCheck.filter_too_much]
 
 
-class TestInMemory(Replicas.TestCase):  # type: ignore[misc,name-defined]
-    settings = settings(stateful_step_count=STEPS, suppress_health_check=QUIET)
-
-
-class TestInSqlite(DurableReplicas.TestCase):  # type: ignore[misc,name-defined]
-    settings = settings(stateful_step_count=STEPS, max_examples=25, suppress_health_check=QUIET)
+TestInMemory = Replicas.TestCase
+TestInMemory.settings = settings(stateful_step_count=STEPS, suppress_health_check=QUIET)
+TestInSqlite = DurableReplicas.TestCase
+TestInSqlite.settings = settings(stateful_step_count=STEPS, max_examples=25, suppress_health_check=QUIET)
 
 
 # -- mutations -------------------------------------------------------------------------------------------------------
