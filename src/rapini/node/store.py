@@ -200,7 +200,8 @@ class Store:
                 self._check_open()
                 now = self._host.clock()
                 result = machine.put_unique(key, value, now, expires_in_s)
-                self._driver.wake(now)
+                if not self._is_batching:
+                    self._driver.wake(now)
         else:
             result = self._write(Cause.PUT_UNIQUE, key, value, expires_in_s, timeout_s, ("exists",))
         if result.code not in ("ok", "exists"):
@@ -276,6 +277,7 @@ class Store:
                 self._is_batching = was_batching
                 if not was_batching and not self._driver.is_closed:
                     machine.flush()
+                    self._driver.wake(self._host.clock())
                 if machine.failures != failures:
                     raise self._error("store_failed")
 
@@ -297,9 +299,10 @@ class Store:
             else:
                 now = self._host.clock()
                 result = machine.apply(operation, now)
-                self._driver.wake(now)
-                if machine.backend.is_durable and not self._is_batching and not machine.flush():
-                    result = WriteResult("store_failed", machine.version)
+                if not self._is_batching:
+                    self._driver.wake(now)
+                    if machine.backend.is_durable and not machine.flush():
+                        result = WriteResult("store_failed", machine.version)
         if result.code != "ok" and result.code not in fine:
             raise self._error(result.code)
         return result

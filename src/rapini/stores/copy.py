@@ -71,7 +71,8 @@ class TableCopy:
             raise DecodeError("bad_snapshot", f"a part of version {chunk.version} in {self._staged_version}")
         staged = self._staged
         size = self._staged_bytes
-        for key, blob in [(entry.key, entry.blob) for entry in chunk.entries]:
+        for entry in chunk.entries:
+            key, blob = entry.key, entry.blob
             check_blob_untrusted(blob)
             staged[key] = blob
             size += len(blob) + (len(key) if type(key) is str and key.isascii() else key_bytes(key))

@@ -11,6 +11,7 @@ Tuples become lists on the way, as everywhere in MessagePack; elements of a set 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final, TypeGuard
 
 import msgspec
@@ -40,6 +41,7 @@ WireKey = Any
 """`Key` as a decoder reads it: msgspec has no union of text and bytes. `key_untrusted` makes it one or refuses."""
 
 SCALARS: Final = frozenset({type(None), bool, int, float, str, bytes})
+_DICT_KEYS: Final = frozenset({str, bytes, int})
 _SET: Final = 1
 _MAX_PARTS: Final = 64
 
@@ -133,7 +135,8 @@ def encode_value(value: object) -> bytes:
         ) from None
     if len(blob) > limits.MAX_STORE_VALUE_BYTES:
         raise StoreError("too_large", f"a value of {len(blob)} bytes; at most {limits.MAX_STORE_VALUE_BYTES}")
-    if blob[0] >= 0x80 and type(value) not in SCALARS and not _is_plain(value):
+    # An element takes a byte at least.
+    if len(blob) > limits.MAX_STORE_VALUE_ITEMS and type(value) not in SCALARS and not _is_plain(decode_value(blob)):
         raise StoreError("too_large", f"a value of more than {limits.MAX_STORE_VALUE_ITEMS} elements")
     return blob
 
@@ -175,13 +178,17 @@ def _plain(value: object, depth: int) -> object:
     if depth >= limits.MAX_STORE_NESTING:
         raise ValueError("it is nested too deep")
     if isinstance(value, list | tuple):
+        if SCALARS.issuperset(map(type, value)):
+            return value
         return [_plain(item, depth + 1) for item in value]
     if isinstance(value, set | frozenset):
         return msgspec.msgpack.Ext(_SET, _ENCODER.encode([_element(item) for item in value]))
     if isinstance(value, dict):
         for key in value:
-            if type(key) not in (str, bytes, int):
+            if type(key) not in _DICT_KEYS:
                 raise TypeError(f"a dict's key must be str, bytes or int, not {type(key).__name__}")
+        if SCALARS.issuperset(map(type, value.values())):
+            return value
         return {key: _plain(item, depth + 1) for key, item in value.items()}
     raise TypeError(f"{kind.__name__} is not plain data")
 
@@ -198,19 +205,25 @@ def _is_plain(value: object) -> bool:
     for _ in range(limits.MAX_STORE_NESTING + 1):
         deeper: list[object] = []
         for item in level:
-            if isinstance(item, list | tuple):
-                deeper += item
+            children: Collection[object]
+            if isinstance(item, list):
+                children = item
             elif isinstance(item, dict):
-                if not all(type(key) in (str, bytes, int) for key in item):
+                if not _DICT_KEYS.issuperset(map(type, item)):
                     return False
-                deeper += item.values()
-            elif isinstance(item, set | frozenset):
-                if not all(_is_element(part) for part in item):
+                children = item.values()
+            elif isinstance(item, set):
+                if not (SCALARS.issuperset(map(type, item)) or all(map(_is_element, item))):
                     return False
                 room -= len(item)
-            elif type(item) not in SCALARS:
+                continue
+            elif type(item) in SCALARS:
+                continue
+            else:
                 return False
-        room -= len(deeper)
+            room -= len(children)
+            if not SCALARS.issuperset(map(type, children)):
+                deeper += [child for child in children if type(child) not in SCALARS]
         if room < 0:
             return False
         if not deeper:
