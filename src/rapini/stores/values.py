@@ -202,7 +202,7 @@ def _element(item: object) -> object:
 def _is_plain(value: object) -> bool:
     """Whether it is plain data within its bounds; does not recurse, whatever it is."""
     level, room = [value], limits.MAX_STORE_VALUE_ITEMS
-    for _ in range(limits.MAX_STORE_NESTING + 1):
+    for _ in range(limits.MAX_STORE_NESTING):
         deeper: list[object] = []
         for item in level:
             children: Collection[object]

@@ -112,6 +112,25 @@ class Replicas(RuleBasedStateMachine):
         if not self.world.clones[index].is_linked:
             self.world.link(self.world.clones[index])
 
+    @rule(
+        index=CLONE, messages=st.integers(0, 3), timeout_s=st.sampled_from([0.4, 50.0]), pause_s=st.sampled_from([0, 1])
+    )
+    def write_into_a_cut(self, index: int, messages: int, timeout_s: float, pause_s: float) -> None:
+        clone = self.world.clones[index]
+        if not clone.is_linked:
+            self.world.link(clone)
+        self.world.serve(clone, 30)
+        self.append_at_clone(index, timeout_s, 1)
+        self.world.serve(clone, messages)
+        self.world.cut(clone)
+        self.world.advance(pause_s)
+
+    @rule(key=KEYS, value=VALUES, pause_s=st.sampled_from([0.1, 1.0]))
+    def rewrite_what_expires(self, key: str, value: object, pause_s: float) -> None:
+        self.world.local(Cause.PUT, key, value, 0.5)
+        self.world.local(Cause.PUT, key, value)
+        self.world.advance(pause_s)
+
     @rule(index=CLONE, messages=st.integers(0, 6))
     def relink(self, index: int, messages: int) -> None:
         clone = self.world.clones[index]
@@ -119,9 +138,12 @@ class Replicas(RuleBasedStateMachine):
         self.world.link(clone)
         self.world.serve(clone, messages)
 
-    @rule()
-    def restart(self) -> None:
+    @rule(writes=st.integers(0, 12))
+    def restart(self, writes: int) -> None:
         self.world.restart_master()
+        for number in range(writes):  # a master that lost its data may be at the same version with other data
+            self.world.local(Cause.PUT, f"many-{number % 7}", -number)
+            self.world.flush()
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
     def advance(self, seconds: float) -> None:

@@ -150,7 +150,7 @@ MUTATIONS: list[Callable[[pytest.MonkeyPatch], None]] = [
 
 
 PLAYED = settings(
-    max_examples=150,
+    max_examples=300,
     stateful_step_count=STEPS,
     phases=[Phase.generate],
     database=None,

@@ -19,7 +19,7 @@ from rapini import limits
 from rapini.errors import StoreError
 from rapini.storage.ordered_keys import decode_key, encode_key, prefix_range
 from rapini.storage.sqlite_store import SqliteBackend
-from rapini.stores import Cause, Key, MasterStore, make_operation
+from rapini.stores import Cause, CloneStore, Key, MasterStore, make_operation
 from rapini.stores.backend import key_starts_with
 from rapini.stores.outcomes import BackendFailed, WriteDone
 from tests.unit.stores.pair import join, make_clone, make_master, part, talk, to_clone, to_master
@@ -34,8 +34,8 @@ def start(path: Path, run: int = 1, *, now: float = 0.0, wall_now: float = 1e9) 
     return make_master(backend=backend, run=bytes([run]) * 16, now=now, wall_now=wall_now)
 
 
-def codes(clone: object) -> list[str]:
-    return [outcome.result.code for outcome in clone.outcomes() if isinstance(outcome, WriteDone)]  # type: ignore[attr-defined]
+def codes(clone: CloneStore) -> list[str]:
+    return [outcome.result.code for outcome in clone.outcomes() if isinstance(outcome, WriteDone)]
 
 
 # -- keys ------------------------------------------------------------------------------------------------------------

@@ -261,7 +261,8 @@ class World:
         assert self.violations == [], self.violations
         for clone in self.clones:
             table = table_of(clone.machine)
-            assert table == self.history[clone.machine.run, clone.machine.version], "a table that never was"
+            known = self.history.get((clone.machine.run, clone.machine.version), "no such version")
+            assert table == known, "a table that never was"
             assert table == clone.replayed, "the change events tell something else"
             size = sum(map(len, clone.machine.table.blobs.values())) + sum(map(len, map(str, table)))
             assert clone.machine.table.size_bytes == size
