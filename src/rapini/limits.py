@@ -78,6 +78,13 @@ MAX_WRITERS_PER_PEER: Final = 4
 MAX_WRITERS: Final = 4096
 """The same for all peers together."""
 
+MAX_STORE_FOLLOWS: Final = 8
+"""How often a clone may begin to follow on one link in a burst; one more a second after that. Each costs the master a
+snapshot."""
+
+MAX_STORE_ANSWERS: Final = 64
+"""Short answers of a store that may wait for a peer that does not read them."""
+
 MAX_STORE_RUNS: Final = 64
 """Starts of a master that its stored data remembers: a clone that followed an older one gets a snapshot."""
 

@@ -315,6 +315,8 @@ class CloneStore:
         match message:
             case Offer():
                 if role is LinkRole.ABSENT:
+                    if len(self._first[peer]) > limits.MAX_STORE_ANSWERS:
+                        raise DecodeError("not_reading", "it offers, and does not read the answers")
                     self._ask(peer)
             case NoStore():
                 self._links[peer] = LinkRole.ABSENT

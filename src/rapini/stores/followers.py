@@ -6,6 +6,7 @@ from collections import deque
 from typing import Final
 
 from rapini import limits
+from rapini.errors import DecodeError
 from rapini.stores.backend import Snapshot
 from rapini.stores.log import DeltaLog
 from rapini.stores.messages import Chunk, Entry, FromMaster, Replies, Reply, encode
@@ -33,12 +34,35 @@ class Follower:
         """Everything up to here was sent."""
         self.replies: deque[Reply] = deque()
         self._first: deque[bytes] = deque()
+        self._may_follow = float(limits.MAX_STORE_FOLLOWS)
+        self._asked_at = float("-inf")
         self._snapshot: Snapshot | None = None
         self._sent = 0
 
     def say(self, message: FromMaster) -> None:
         """Send this before anything else."""
         self._first.append(encode(message))
+
+    def count_follow(self, now: float) -> None:
+        """It asks to follow.
+
+        Raises:
+            DecodeError: `flood`: it does so too often.
+        """
+        regained = max(0.0, now - self._asked_at)
+        self._may_follow = min(self._may_follow + regained, float(limits.MAX_STORE_FOLLOWS)) - 1
+        self._asked_at = now
+        if self._may_follow < 0 or len(self._first) > limits.MAX_STORE_ANSWERS:
+            raise DecodeError("flood", "it begins to follow too often")
+
+    def check_reading(self) -> None:
+        """It writes again.
+
+        Raises:
+            DecodeError: `not_reading`: more replies wait for it than it can have asked for.
+        """
+        if len(self.replies) > limits.MAX_PENDING_WRITES:
+            raise DecodeError("not_reading", f"{len(self.replies)} replies wait for it")
 
     def begin(self, writer: Writer, version: int, snapshot: Snapshot | None) -> None:
         """Go on from this version, after the snapshot if there is one."""

@@ -405,7 +405,7 @@ class MasterStore:
             message = decode_from_clone_untrusted(data)
             match message:
                 case Follow():
-                    self._follow(link, message)
+                    self._follow(link, message, now)
                 case Writes():
                     self._write_all(link, message, now)
                 case Unfollow():
@@ -415,9 +415,10 @@ class MasterStore:
             link.end_link()
             self._outcomes.append(ProtocolViolation(peer=peer, code=exc.code, detail=exc.detail))
 
-    def _follow(self, link: Follower, message: Follow) -> None:
+    def _follow(self, link: Follower, message: Follow, now: float) -> None:
         if link.writer is not None:
             raise DecodeError("bad_state", "a second Follow on one link")
+        link.count_follow(now)
         try:
             writer, is_known = self.writers.greet((link.peer, message.writer))
             self._is_dirty = True
@@ -460,6 +461,7 @@ class MasterStore:
         writer = link.writer
         if writer is None:
             raise DecodeError("bad_state", "Writes before Follow")
+        link.check_reading()
         try:
             self.writers.confirm(writer, message.settled_below)
         except StoreError as exc:

@@ -20,8 +20,11 @@ from rapini.stores.messages import (
     Follow,
     Following,
     FromMaster,
+    NoStore,
+    Offer,
     Replies,
     Reply,
+    Unfollow,
     Write,
     Writes,
     decode_changes_untrusted,
@@ -294,6 +297,46 @@ def test_a_clone_that_breaks_the_order() -> None:
         assert [getattr(outcome, "code", "") for outcome in master.outcomes()] == ["bad_state"]
         assert master.followers == []
         assert master.next_chunk("c") is None
+
+
+def violations(machine: MasterStore | CloneStore) -> list[str]:
+    return [outcome.code for outcome in machine.outcomes() if isinstance(outcome, ProtocolViolation)]
+
+
+def test_a_clone_that_follows_again_and_again_is_stopped_and_one_that_takes_its_time_is_not() -> None:
+    follow_it, leave = encode(Follow(b"w" * 16, b"", 0)), encode(Unfollow())
+    for pause_s, expected in ((0.0, ["flood"]), (1.0, [])):
+        master = make_master()
+        master.link_up("c", 0.0)
+        for number in range(100):
+            now = number * pause_s
+            master.receive("c", follow_it, now)
+            while master.next_chunk("c") is not None:
+                pass
+            master.receive("c", leave, now)
+        assert violations(master) == expected
+
+
+def test_what_waits_for_a_clone_that_does_not_read_is_bounded() -> None:
+    master = make_master()
+    master.link_up("c", 0.0)
+    master.receive("c", encode(Follow(b"w" * 16, b"", 0)), 0.0)
+    again = encode(Writes(1, [Write(number, Operation(Cause.DELETE, "k")) for number in range(1, 1001)]))
+    for _ in range(100):  # the same writes again: each is answered
+        master.receive("c", again, 0.0)
+        master.flush()
+    assert violations(master) == ["not_reading"]
+    assert master.next_chunk("c") is None
+
+
+def test_what_waits_for_a_master_that_does_not_read_is_bounded() -> None:
+    clone = make_clone()
+    clone.link_up("m", 0.0)
+    for _ in range(limits.MAX_STORE_ANSWERS + 2):
+        clone.receive("m", encode(NoStore()), 0.0)
+        clone.receive("m", encode(Offer()), 0.0)
+    assert violations(clone) == ["not_reading"]
+    assert clone.next_chunk("m") is None
 
 
 def test_a_message_that_is_too_large_is_not_decoded() -> None:

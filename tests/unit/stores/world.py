@@ -77,6 +77,7 @@ class World:
         """The table by our own reckoning from the calls made."""
         self.deadlines: dict[Key, float] = {}
         """When the entries of `expected` expire."""
+        self._committed_deadlines: dict[Key, float] = {}
         self.history: dict[tuple[bytes, int], Table] = {(b"", 0): {}}
         self.tokens: Counter[object] = Counter()
         """How often each appended token was applied, in the life of the data."""
@@ -111,8 +112,9 @@ class World:
         if not self.keeps_data:
             self.model = {}
             self.tokens.clear()
-            self.deadlines.clear()
+            self._committed_deadlines = {}
         self.expected = dict(self.model)
+        self.deadlines = dict(self._committed_deadlines)
         self.master = self._start()
         self.check()
 
@@ -159,7 +161,7 @@ class World:
         ):
             while len(queue) < ROOM and (message := machine.next_chunk(peer)) is not None:
                 queue.append(message)
-        self._take_master()
+        self._committed()  # `next_chunk` flushes
 
     def advance(self, seconds: float) -> None:
         """Time passes; timers run."""
@@ -215,7 +217,11 @@ class World:
     def flush(self) -> None:
         """The master's turn ends."""
         assert self.master.flush()
+        self._committed()
+
+    def _committed(self) -> None:
         self._take_master()
+        self._committed_deadlines = dict(self.deadlines)
 
     def write(self, clone: CloneEnd, kind: Cause, key: Key, value: object, timeout_s: float) -> int:
         """A clone's write."""
