@@ -58,3 +58,18 @@ SEND_QUEUE_BYTES: Final = 8 * 1024 * 1024
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Credit: unacknowledged bytes that one peer may have under way to us. At a million events/s, 1 MiB lasts for 10 ms, of
 which a busy publisher's I/O thread may wait 5 for the interpreter before it sees an acknowledgement."""
+
+STORE_MAX_ENTRIES: Final = 1_000_000
+"""Entries in one store."""
+
+STORE_MAX_BYTES: Final = 256 * 1024 * 1024
+"""Encoded keys and values in one store."""
+
+STORE_LOG_BYTES: Final = 16 * 1024 * 1024
+"""Encoded deltas that a master keeps for clones that lag or return; beyond it they get a snapshot."""
+
+STORE_LOG_CHANGES: Final = 262_144
+"""The same as a number of changes."""
+
+STORE_WRITE_TIMEOUT_S: Final = 10.0
+"""How long a clone's write may take, the time without its master included."""

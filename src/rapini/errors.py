@@ -10,7 +10,7 @@ A leaf: it imports nothing of ours. What can go wrong between two nodes is mostl
     ├── DecodeError             bytes that are not what they should be (decoders of network bytes raise nothing else)
     ├── CaptureError            a packet capture that cannot be read (further)
     ├── LogError                a log that cannot be written
-    ├── StoreError              what is kept on disk cannot be written, or read
+    ├── StoreError              what is kept on disk cannot be written or read, or a store refused an operation
     ├── TransportError          the operating system or 0MQ refused (chained from OSError or ZMQError)
     └── PeerError               the other side
         ├── HandshakeError      no secured channel came about
@@ -136,11 +136,12 @@ class LogError(RapiniError):
 
 
 class StoreError(RapiniError):
-    """What is kept on disk cannot be written, or read.
+    """What is kept on disk cannot be written or read, or a store refused an operation.
 
     Args:
-        code: ``spool_in_use``, ``checkpoint_in_use``, ``spool_full``, ``disk_full``, ``sync_failed``, ``write_failed``,
-            ``unreadable``, ``damaged`` or ``format_unknown``.
+        code: Of spools and checkpoints: ``spool_in_use``, ``checkpoint_in_use``, ``spool_full``, ``disk_full``,
+            ``sync_failed``, ``write_failed``, ``unreadable``, ``damaged`` or ``format_unknown``; those of stores are
+            listed in `docs/reference/stores.md`.
         detail: What happened.
         path: The file or folder.
         remedy: What to do.

@@ -1,10 +1,12 @@
-"""What survives the process: the spool of durable events, and receivers' positions.
+"""What survives the process: the spool of durable events, receivers' positions, and stores in SQLite.
 
-Beside `logs` and `transport`; `node` is above. On `errors` and `limits` alone.
+Beside `logs` and `transport`; `node` is above.
 
 - `spool`: one node's durable stream, and who is owed what of it. Below it `log` (group commit), `reading`, `finding`
-  (opening after a crash), `segments`, `records`, `state`, and `files`, the seam to the operating system.
+  (opening after a crash), `segments`, `records`, `state`, and `files`, the seam to the operating system. On `errors`
+  and `limits` alone.
 - `checkpoint`, `filecheckpoint`: a receiver's positions, committed together with its output.
+- `sqlite_store`: the table of a store's master (`rapini.stores` has the seam).
 """
 
 from rapini.storage.checkpoint import SqliteCheckpoint
