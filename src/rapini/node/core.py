@@ -176,6 +176,7 @@ class Core:
                 record = connection.user
                 if isinstance(record, LinkRecord):
                     record.transmit()
+                    self.peers.stores.drained(record, now)
                     if record.session is not None and not record.unsent:
                         self.peers.pump(record.session, now)
             case Accepted(connection=connection):
@@ -520,6 +521,7 @@ class Core:
         with self.lock:
             self.publisher.close()
             self.publisher.account_for_the_rest()
+            self.peers.stores.close()
             for session in self.peers.sessions.values():
                 session.departed("closing", self.environment.clock())
             for transport in self._transports.values():

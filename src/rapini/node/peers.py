@@ -27,6 +27,7 @@ from rapini.node.reports import Reports
 from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState
+from rapini.node.stores import Stores
 from rapini.node.streams import Checkpoint, Streams
 from rapini.session.link import (
     ChannelOpened,
@@ -42,6 +43,7 @@ from rapini.session.link import (
     LinkUp,
     PongReceived,
     PositionTold,
+    StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
@@ -132,6 +134,7 @@ class Peers:
             clock=environment.clock,
             peers=self,
         )
+        self.stores = Stores(self, loop, environment, service)
         self.durables = DurableTraffic(self, settings, counters, Streams(checkpoint), environment.clock)
         loop.call_at(environment.clock() + _HOUSEKEEPING_S, self.look_for_stalls)
 
@@ -166,8 +169,17 @@ class Peers:
                 self._on_pong(record, token, now)
             case LinkClosed():
                 self.on_closed(record, outcome, now)
-            case DurableReceived() | StreamAnnounced() | PositionTold():
-                self.durables.handle(record, outcome, now)
+            case DurableReceived() | StreamAnnounced() | PositionTold() | StoreReceived():
+                self._on_state(record, outcome, now)
+
+    def _on_state(
+        self, record: LinkRecord, outcome: DurableReceived | StreamAnnounced | PositionTold | StoreReceived, now: float
+    ) -> None:
+        """What belongs to durable streams and stores, which have modules of their own."""
+        if isinstance(outcome, StoreReceived):
+            self.stores.receive(record, outcome, now)
+        else:
+            self.durables.handle(record, outcome, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
         if token == record.probe_token:
@@ -303,9 +315,10 @@ class Peers:
             return
         session.record = None
         session.stream = None
-        record.link.admit(epoch, now)
+        record.link.admit(epoch, now, hold_ready=self.stores.holds_ready)
         self.durables.tell_position(record, now)
         self.reports.link(record, PeerState.SYNCING)
+        self.stores.admitted(record, now)
 
     def _refuse(self, record: LinkRecord, refusal: Refuse, now: float) -> None:
         if refusal.code == "duplicate_name":
@@ -517,6 +530,7 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
+        self.stores.closed(record, now)
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
             self._dial_ended(record, closed, now)

@@ -57,8 +57,10 @@ from rapini.session.messages import (
     encode_frame,
     pack_durable_frame,
     pack_events_frame,
+    pack_store_frame,
     split_durable_untrusted,
     split_events_untrusted,
+    split_store_untrusted,
 )
 from rapini.session.outcomes import (
     ChannelOpened,
@@ -73,6 +75,7 @@ from rapini.session.outcomes import (
     LinkUp,
     PongReceived,
     PositionTold,
+    StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
@@ -97,6 +100,7 @@ __all__ = [
     "LinkUp",
     "PongReceived",
     "PositionTold",
+    "StoreReceived",
     "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
@@ -168,6 +172,9 @@ class Link:
         self._outcomes: list[LinkOutcome] = []
         self._local_greeting: Greeting | None = None
         self._peer_subscribed = False
+        self.holds_ready = False
+        """Whether our `Ready` waits for `ready`."""
+        self._is_ready_said = self._is_ready_heard = False
         self._ping_token = 0
         self._allowance = Allowance(now)
         self._acknowledged = 0
@@ -268,8 +275,13 @@ class Link:
         if self.is_initiator:
             self._send(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, greeting), now)
 
-    def admit(self, epoch: Epoch, now: float) -> None:
+    def admit(self, epoch: Epoch, now: float, *, hold_ready: bool = False) -> None:
         """Admit the peer after `GreetingReceived`; a responder must have called `greet`, and chooses the epoch.
+
+        Args:
+            epoch: Of the session; an initiator's is the one that was offered.
+            now: Monotonic seconds.
+            hold_ready: Say `Ready` only after `ready` was called: there is more state to exchange.
 
         Raises:
             LocalError: `wrong_state`.
@@ -277,6 +289,7 @@ class Link:
         if self.state is not LinkState.JUDGING or self._local_greeting is None:
             raise LocalError("wrong_state", f"nobody to admit in the state {self.state.value}")
         self.epoch = epoch
+        self.holds_ready = hold_ready
         self._move(Input.ADMITTED)
         self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
         if not self.is_initiator:
@@ -285,7 +298,22 @@ class Link:
         if self._stream_id:
             self._send(Stream(self._stream_id), now)
         if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
-            self._send(Ready(), now)
+            self._say_ready(now)
+
+    def ready(self, now: float) -> None:
+        """All state that we wait for is here; `Ready` follows as soon as the peer's subscriptions are in force."""
+        self.holds_ready = False
+        if self._peer_subscribed and self.state is LinkState.SYNCING:
+            self._say_ready(now)
+
+    def _say_ready(self, now: float) -> None:
+        if self.holds_ready or self._is_ready_said:
+            return
+        self._is_ready_said = True
+        self._send(Ready(), now)
+        if self._is_ready_heard:
+            self._move(Input.READY)
+            self._outcomes.append(LinkUp())
 
     def refuse(self, code: str, detail: str, now: float, retry_after_s: float = 0.0) -> None:
         """Refuse the peer with a typed reason, and close. One that was up is lost by that."""
@@ -332,6 +360,14 @@ class Link:
         if self._channel.is_established:
             self._channel.send(pack_durable_frame(after, first_sequence, count, batch))
         self._last_sent = now
+
+    def send_store(self, store: str, data: bytes, now: float) -> None:
+        """Send a message to the peer's replica of a store, once it is admitted."""
+        if self._channel.is_established and self.epoch is not None:
+            self._channel.send(pack_store_frame(store, data))
+            self._last_sent = now
+            if self.state is LinkState.SYNCING:
+                self._deadline = max(self._deadline, now + self._timing.handshake_timeout_s)
 
     def tell_position(self, stream_id: bytes, position: int | None, now: float, *, is_kept: bool) -> None:
         """Answer `StreamAnnounced`, once the peer is admitted: where we are in its stream."""
@@ -388,6 +424,8 @@ class Link:
                     self._on_events(body)
                 elif kind is FrameKind.DURABLE:
                     self._on_durable(body)
+                elif kind is FrameKind.STORE:
+                    self._on_store(body, now)
                 else:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
@@ -427,6 +465,13 @@ class Link:
                 after=header.after, first_sequence=header.first_sequence, count=header.count, batch=bytes(batch)
             )
         )
+
+    def _on_store(self, body: memoryview, now: float) -> None:
+        self._move(Input.STORE)
+        store, data = split_store_untrusted(body)
+        if self.state is LinkState.SYNCING:  # a large table takes its time, and is a sign of life
+            self._deadline = max(self._deadline, now + self._timing.handshake_timeout_s)
+        self._outcomes.append(StoreReceived(store=store, data=data))
 
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
         # Acknowledgements of something new, and gaps, which take credit, are as many as the traffic makes them.
@@ -549,11 +594,16 @@ class Link:
         if not self._peer_subscribed:
             self._peer_subscribed = True
             if self.state is LinkState.SYNCING:
-                self._send(Ready(), now)
+                self._say_ready(now)
 
     def _on_ready(self) -> None:
         if not self._peer_subscribed and self.state is LinkState.SYNCING:
             raise _ViolationError("protocol_error", "Ready before Subscriptions")
+        if self._is_ready_heard and self.state is LinkState.SYNCING:
+            raise _ViolationError("protocol_error", "a second Ready")
+        self._is_ready_heard = True
+        if self.state is LinkState.SYNCING and not self._is_ready_said:
+            return  # we wait for state, and say Ready when it is here
         was_leaving = self.state is LinkState.LEAVING
         self._move(Input.READY)
         if not was_leaving:

@@ -7,6 +7,7 @@ those of `EVENTS` and `DURABLE`, which begin with fixed numbers so that a batch 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -45,8 +46,10 @@ __all__ = [
     "encode_frame",
     "pack_durable_frame",
     "pack_events_frame",
+    "pack_store_frame",
     "split_durable_untrusted",
     "split_events_untrusted",
+    "split_store_untrusted",
 ]
 
 PROTOCOL_VERSION: Final = 2
@@ -63,6 +66,7 @@ _DURABLE_BODY: Final = struct.Struct(">QQI")
 
 _NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 """As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
+_IS_NAME: Final = re.compile(rf"{_NAME}\Z").match
 _Name = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^{_NAME}\Z")]
 _OptionalName = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^({_NAME})?\Z")]
 _Incarnation = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -96,6 +100,7 @@ class FrameKind(IntEnum):
     STREAM = 13
     POSITION = 14
     DURABLE = 15
+    STORE = 18
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -309,6 +314,30 @@ def split_durable_untrusted(body: memoryview) -> tuple[DurableHeader, memoryview
     if first_sequence + count > _MAX_COUNT or after > first_sequence + max(0, count - 1):
         raise DecodeError("bad_frame", f"events from number {first_sequence} after {after}")
     return DurableHeader(after, first_sequence, count), body[_DURABLE_BODY.size :]
+
+
+def pack_store_frame(store: str, data: bytes) -> bytes:
+    """A `STORE` frame: a message between the replicas of one store."""
+    name = store.encode()
+    return _HEAD.pack(2 + len(name) + len(data), FrameKind.STORE) + bytes((len(name),)) + name + data
+
+
+def split_store_untrusted(body: memoryview) -> tuple[str, bytes]:
+    """Part the body of a `STORE` frame into the store's name and the message.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    size = body[0] if body else 0
+    if not 0 < size < len(body) or len(body) - 1 - size > limits.MAX_STORE_MESSAGE_BYTES:
+        raise DecodeError("bad_frame", "a STORE frame without a name or a message, or too large")
+    try:
+        name = str(body[1 : 1 + size], "utf-8")
+    except UnicodeDecodeError:
+        raise DecodeError("bad_frame", "a STORE frame whose name is no text") from None
+    if not _IS_NAME(name):
+        raise DecodeError("bad_frame", "a STORE frame for what cannot be a store")
+    return name, bytes(body[1 + size :])
 
 
 def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:

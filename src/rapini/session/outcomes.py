@@ -26,6 +26,7 @@ __all__ = [
     "LinkUp",
     "PongReceived",
     "PositionTold",
+    "StoreReceived",
     "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
@@ -138,6 +139,13 @@ class DurableReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batch: bytes
 
 
+class StoreReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A message for our replica of a store."""
+
+    store: str
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PongReceived:
     """The peer answered a `Link.ping`."""
@@ -169,6 +177,7 @@ LinkOutcome = (
     | StreamAnnounced
     | PositionTold
     | DurableReceived
+    | StoreReceived
     | PongReceived
     | LinkClosed
 )

@@ -42,6 +42,7 @@ class Input(Enum):
     STREAM = "Stream"
     POSITION = "Position"
     DURABLE = "Durable"
+    STORE = "Store"
     PING = "Ping"
     PONG = "Pong"
     GOODBYE = "Goodbye"
@@ -69,7 +70,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.UP, i.LEAVE): s.LEAVING,
     }
     for state in (s.JUDGING, s.SYNCING, s.UP, s.LEAVING):
-        for ready in (i.PING, i.PONG):
+        for ready in (i.PING, i.PONG, i.STORE):
             table[state, ready] = state
         table[state, i.GOODBYE] = s.CLOSED
         table[state, i.REJECT] = s.CLOSED
