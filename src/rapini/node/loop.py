@@ -56,19 +56,24 @@ class Loop(Thread):
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         """Notified when peers, dials or subscriptions have changed; for those who wait for that."""
-        self.selector = selectors.DefaultSelector()
+        self.selector: selectors.BaseSelector
         self._turn = turn
         self._stalled = stalled
         self._on_failed = on_failed
         self._clock = clock
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
+        self._sleeps_until = 0.0
+        self._is_woken = False
+        self._open()
+
+    def _open(self) -> None:
+        """Get what the thread waits on; a simulated loop waits on nothing."""
+        self.selector = selectors.DefaultSelector()
         self._waker, self._wakee = socket.socketpair()
         self._waker.setblocking(False)
         self._wakee.setblocking(False)
         self.selector.register(self._wakee, selectors.EVENT_READ)
-        self._sleeps_until = 0.0
-        self._is_woken = False
 
     # -- under the lock, any thread ------------------------------------------------------------------------------
 
