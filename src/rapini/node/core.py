@@ -126,7 +126,8 @@ class Core:
     def _next_turn(self, now: float) -> float | None:
         times = [self.publisher.flush_at, self.peers.roster.next_timer()]
         times += [transport.next_timer() for transport in self._transports.values()]
-        times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
+        if not self.is_closing:  # who leaves dials no more, and a time that is past would make the thread spin
+            times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
         if self.publisher.batches != self._batches_seen:
             # While events are batched, look after the last of them often enough that nobody has to wake us.
             self._batches_seen = self.publisher.batches
