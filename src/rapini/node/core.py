@@ -124,7 +124,10 @@ class Core:
         return now if has_more else self._next_turn(now)
 
     def _next_turn(self, now: float) -> float | None:
-        times = [self.publisher.flush_at, self.peers.roster.next_timer()]
+        times = [self.peers.roster.next_timer()]
+        flush_at = self.publisher.flush_at
+        if flush_at is not None and flush_at > now:  # one that is past waits for room; an acknowledgement brings a turn
+            times.append(flush_at)
         times += [transport.next_timer() for transport in self._transports.values()]
         if not self.is_closing:  # who leaves dials no more, and a time that is past would make the thread spin
             times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
