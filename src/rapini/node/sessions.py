@@ -150,4 +150,5 @@ class Session:
         """The peer left on purpose, or we do: nothing is owed any more."""
         self.record = None
         self.is_departed = True
+        self.prefixes = ()  # it is owed nothing, from here until it says anew what it wants
         self.outbox.give_up(cause)
