@@ -11,6 +11,7 @@ import contextlib
 import logging
 import weakref
 from collections import Counter
+from typing import Final
 
 from rapini import limits
 from rapini.errors import LocalError, TransportError
@@ -47,6 +48,9 @@ from rapini.transport.resolver import Resolved, ResolveFailed, Resolver
 __all__ = ["Core"]
 
 _log = logging.getLogger("rapini.node")
+
+_READING_S: Final = 0.1
+"""For reading what came while our own process stood still."""
 
 
 class Core:
@@ -138,8 +142,9 @@ class Core:
         return min((when for when in times if when is not None), default=None)
 
     def _stalled(self, pause_s: float) -> None:
+        # And a little more: a patience that ran out in the pause would end before what lies in the kernel is read.
         for record in self.peers.records.values():
-            record.link.forgive(pause_s)
+            record.link.forgive(pause_s + _READING_S)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
