@@ -70,12 +70,11 @@ class Nemesis:
         self._world.note("-- faults have ended")
 
     def _strike(self, fault: Fault) -> None:
-        if self._deeds[fault.kind](fault):
-            self.applied[fault.kind.value] += 1
-            return
-        other = FaultKind.CUT if fault.kind is not FaultKind.CUT else FaultKind.PAUSE  # there was nobody to do it to
-        if self._deeds[other](fault):
-            self.applied[other.value] += 1
+        # Where there is nobody to do it to, something else is done; a partition is always possible.
+        for kind in (fault.kind, FaultKind.CUT, FaultKind.PAUSE, FaultKind.PARTITION):
+            if self._deeds[kind](fault):
+                self.applied[kind.value] += 1
+                return
 
     def _until(self, duration_s: float, mend: Callable[[], None]) -> None:
         number, self._next_mend = self._next_mend, self._next_mend + 1
@@ -117,7 +116,7 @@ class Nemesis:
         def end() -> None:
             if node.process is process:
                 process.settle()
-                self._observer.check_accounts(process)
+                self._observer.check_accounts(process, is_quiet=False)
                 node.crash("closed")
                 self._until(fault.duration_s, lambda: self._start(node))
                 if self._is_over:
