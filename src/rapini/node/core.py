@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from typing import Final
 
 from rapini import limits
 from rapini.errors import LocalError, TransportError
@@ -51,6 +52,9 @@ from rapini.transport.resolver import Resolved, ResolveFailed, Resolver
 __all__ = ["Core"]
 
 _log = logging.getLogger("rapini.node")
+
+_READING_S: Final = 0.1
+"""For reading what came while our own process stood still."""
 
 
 class Core:
@@ -138,7 +142,7 @@ class Core:
     def _next_turn(self, now: float) -> float | None:
         times = [self.publisher.flush_at, self.peers.roster.next_timer()]
         times += [transport.next_timer() for transport in self._transports.values()]
-        if self.peers.dials:
+        if self.peers.dials and not self.is_closing:  # who leaves dials no more; a past time would make the thread spin
             times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
         if self.publisher.batches != self._batches_seen:
             # While events are batched, look after the last of them often enough that nobody has to wake us.
@@ -161,8 +165,9 @@ class Core:
         return True in [transport.has_more for transport in self._transports.values()]
 
     def _stalled(self, pause_s: float) -> None:
+        # And a little more: a patience that ran out in the pause would end before what lies in the kernel is read.
         for record in self.peers.records.values():
-            record.link.forgive(pause_s)
+            record.link.forgive(pause_s + _READING_S)
 
     # -- connections ---------------------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Loop(Thread):
         self.lock = threading.RLock()
         self.changed = threading.Condition(self.lock)
         """Notified when peers, dials or subscriptions have changed; for those who wait for that."""
-        self.selector = make_poller()
+        self.selector: selectors.BaseSelector
         self._turn = turn
         self._stalled = stalled
         self._on_failed = on_failed
@@ -68,14 +68,19 @@ class Loop(Thread):
         self._hand_over = hand_over
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
-        self._waker, self._wakee = socket.socketpair()
-        self._waker.setblocking(False)
-        self._wakee.setblocking(False)
-        self.selector.register(self._wakee, selectors.EVENT_READ)
         self._sleeps_until = 0.0
         self._is_woken = False
         self.is_in_turn = False
         """Whether the thread is in a turn: then the present thread is the I/O thread, since it has the lock."""
+        self._open()
+
+    def _open(self) -> None:
+        """Get what the thread waits on; a simulated loop waits on nothing."""
+        self.selector = make_poller()
+        self._waker, self._wakee = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wakee.setblocking(False)
+        self.selector.register(self._wakee, selectors.EVENT_READ)
 
     # -- under the lock, any thread ------------------------------------------------------------------------------
 

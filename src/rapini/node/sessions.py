@@ -207,6 +207,7 @@ class Session:
         self.lost_at = None
         self.changed_at = now
         self._leave_streams()
+        self.prefixes = ()  # it is owed nothing, from here until it says anew what it wants
         self.outbox.give_up(cause)
 
     def _leave_streams(self) -> None:

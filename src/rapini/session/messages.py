@@ -329,7 +329,7 @@ def split_store_untrusted(body: memoryview) -> tuple[str, bytes]:
         DecodeError: `bad_frame`.
     """
     size = body[0] if body else 0
-    if not 0 < size < len(body) or len(body) - 1 - size > limits.MAX_STORE_MESSAGE_BYTES:
+    if not 0 < size < len(body) - 1 or len(body) - 1 - size > limits.MAX_STORE_MESSAGE_BYTES:
         raise DecodeError("bad_frame", "a STORE frame without a name or a message, or too large")
     try:
         name = str(body[1 : 1 + size], "utf-8")

