@@ -46,3 +46,9 @@ SEND_QUEUE_BYTES: Final = 8 * 1024 * 1024
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Credit: unacknowledged bytes that one peer may have under way to us. At a million events/s, 1 MiB lasts for 10 ms, of
 which a busy publisher's I/O thread may wait 5 for the interpreter before it sees an acknowledgement."""
+
+UNACKNOWLEDGED_TIMEOUT_S: Final = 10.0
+"""A datagram channel on which packets are under way and none is acknowledged for this long has failed."""
+
+LINGER_S: Final = 3.0
+"""How long an ended datagram channel goes on to deliver its last words."""
