@@ -149,7 +149,9 @@ class Recovery:
             return None
         if len(self.in_flight) >= limits.MAX_PACKETS_IN_FLIGHT:
             return None
-        return self._tokens_at + max(0.0, self._packet_bytes - self._tokens) / self._rate()
+        rate = self._rate()
+        wanted = max(self._packet_bytes, rate * GRANULARITY_S)  # a timer a packet would be too many
+        return self._tokens_at + max(0.0, wanted - self._tokens) / rate
 
     def on_sent(self, packet: SentPacket) -> None:
         """A packet that wants to be acknowledged goes out."""
