@@ -1,8 +1,8 @@
 """Two retransmitters over a bad network in virtual time, everything drawn from one seed.
 
-`run(seed)` plays one life: two sides send each other reliable and unreliable messages in bursts while the network loses,
-repeats, reorders, delays and goes dark one way; then the faults stop, all reliable messages must be there within a
-bound, and both sides end. What was promised is checked at every step; `BrokenPromiseError` says what did not hold.
+`Run(seed).play()` is one life: two sides send each other reliable and unreliable messages in bursts while the network
+loses, repeats, reorders, delays and goes dark one way; then the faults stop, all reliable messages must be there within
+a bound, and both sides end. What was promised is checked at every step; `BrokenPromiseError` says what did not hold.
 """
 
 from __future__ import annotations
@@ -258,6 +258,8 @@ class Run:
                 check(not side.is_closed, "data after the end")
                 side.kept += data
                 self._parse(side)
+            case _:
+                check(False, f"an outcome that none is: {outcome}")
 
     def _parse(self, side: Side) -> None:
         kept, at = side.kept, 0
@@ -307,8 +309,3 @@ class Run:
         check(machine.messages.held_messages <= limits.MAX_HELD_MESSAGES, "too many messages are held")
         check(len(machine.recovery.in_flight) <= limits.MAX_PACKETS_IN_FLIGHT + 40, "too much in flight")
         check(machine.recovery.in_flight != {} or machine.recovery.flight_bytes == 0, "the flight is miscounted")
-
-
-def run(seed: int, **changes: object) -> Run:
-    """Play one seed."""
-    return Run(seed, **changes).play()  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
 """A whole session over datagrams in virtual time: two links, plain datagrams, retransmission, a bad network.
 
-`play(seed, loss)` greets, exchanges state, sends best-effort and reliable batches both ways, and leaves; it returns what
-happened at both ends, and raises `BrokenPromiseError` where the session did not get there.
+`Session(seed, loss=…).play()` greets, exchanges state, sends best-effort and reliable batches both ways, and leaves; it
+raises `BrokenPromiseError` where the session does not get there.
 """
 
 from __future__ import annotations
@@ -149,6 +149,8 @@ class Session:
                     end.link.acknowledge(traffic.expected, self.pair.clock.now)
                 case LinkClosed(kind=kind, code=code, detail=detail):
                     check(kind in (CloseKind.LEFT, CloseKind.CLOSED), f"closed: {kind}, {code}, {detail}")
+                case _:
+                    pass
         self._seen[number] = len(end.happened)
         check(end.link.state is not LinkState.CLOSED or end.seen(LinkClosed) != [], "closed without a word")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def test_a_range_set_is_a_set(steps: list[tuple[bool, int, int]], start: int, si
             model -= set(range(low, low + length))
         pairs = list(ranges)
         assert all(low < high for low, high in pairs)
-        assert all(before[1] < after[0] for before, after in zip(pairs, pairs[1:], strict=False)), "apart and sorted"
+        assert all(before[1] < after[0] for before, after in pairwise(pairs)), "apart and sorted"
         assert {each for low, high in pairs for each in range(low, high)} == model
         assert len(ranges) == len(pairs)
     assert all((each in ranges) == (each in model) for each in range(80))

@@ -29,7 +29,7 @@ def numbers(packets: list[SentPacket]) -> list[int]:
 def test_the_first_sample_sets_the_round_trip_and_later_ones_smooth_it() -> None:
     """RFC 9002 section 5.3, with a peer's delay taken off where that leaves no less than the minimum."""
     rtt = RttEstimator()
-    assert (rtt.smoothed, rtt.probe_timeout) == (0.1, pytest.approx(0.1 + 0.2 + 0.02))
+    assert rtt.probe_timeout == pytest.approx(0.1 + 0.2 + 0.02)
     rtt.update(0.2, 0.0)
     assert (rtt.smoothed, rtt.variation) == (0.2, 0.1)
     rtt.update(0.3, 0.01)
@@ -175,7 +175,8 @@ def test_the_pacer_spreads_a_window_over_a_round_trip() -> None:
     """Section 7.7: a burst of ten packets, then 1.25 windows a round trip."""
     machine = sender()
     machine.window_bytes = 100 * MDS
-    now, number, times = 0.0, 0, []
+    now, number = 0.0, 0
+    times: list[float] = []
     while len(times) < 60:
         if machine.may_send(now):
             machine.on_sent(sent(number, now))

@@ -164,6 +164,7 @@ def test_a_lost_tail_is_probed_for() -> None:
     a.send(b"tail", NOW)
     assert len(flush(a)) == 1  # lost
     due = a.next_timer()
+    assert due is not None
     assert due == pytest.approx(NOW + 0.32)
     a.handle_timer(due)
     give(b, flush(a), due)
