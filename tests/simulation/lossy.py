@@ -154,8 +154,8 @@ class Run:
 
     @property
     def liveness_bound_s(self) -> float:
-        """A probe at most a second old, the next at most a second later, then the backlog from the smallest window."""
-        return 2.0 + 60 * 2 * self.weather.delay_s
+        """A probe half a second old, the next half a second later, then the backlog from the smallest window."""
+        return 1.0 + 60 * 2 * self.weather.delay_s
 
     def _end(self) -> None:
         first, second = self.sides if self.rng.random() < 0.5 else self.sides[::-1]

@@ -48,6 +48,9 @@ class LossyChannel(Protocol):
             LocalError: `not_established`.
         """
 
+    def forgive(self, pause_s: float) -> None:
+        """Our own process stood still for so long: do not count that time against the peer."""
+
 
 class DatagramChannel:
     """A `Channel` and a `LossyChannel`. Thread: the owner's, and one at a time.
@@ -150,6 +153,11 @@ class DatagramChannel:
         else:
             self.retransmitter.send_message(frame, now)
         self._drain_retransmitter(self.retransmitter)
+
+    def forgive(self, pause_s: float) -> None:
+        """Our own process stood still for so long: do not count that time against the peer."""
+        if self.retransmitter is not None:
+            self.retransmitter.forgive(pause_s)
 
     def close(self) -> None:
         """End in order: what was sent arrives, then the end. Drive on until `is_drained`."""

@@ -255,6 +255,8 @@ class Link:
         """Our own process stood still: do not count that time against the peer."""
         self._last_heard += pause_s
         self._deadline += pause_s
+        if self._lossy is not None:
+            self._lossy.forgive(pause_s)
 
     # -- intents -------------------------------------------------------------------------------------------------
 

@@ -76,6 +76,11 @@ class Outgoing:
         return self._unsent_bytes
 
     @property
+    def lost_bytes(self) -> int:
+        """Bytes of the stream that wait to be sent again."""
+        return sum(end - start for start, end in self._lost)
+
+    @property
     def is_finished(self) -> bool:
         """Whether everything was acknowledged, the end included."""
         return self._end_acked and not self._buffer

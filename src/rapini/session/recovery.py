@@ -7,8 +7,8 @@ Four parts of one sender, each with its section there:
   Both thresholds grow when a packet was declared lost and is acknowledged all the same, so a path that reorders does
   not cost a retransmission a packet (6.1.1 and 6.1.2 allow it; RFC 8985, section 7.1, does the same for TCP);
 * probe timeout (6.2): when nothing is acknowledged, a probe is sent, not a loss declared; doubled each time, up to
-  `MAX_PTO_S`. The RFC knows no such bound; a monitor's link has to come back soon after a blackout, and a packet a
-  second is what heartbeats cost anyway;
+  `MAX_PTO_S`. The RFC knows no such bound; a monitor's link has to come back soon after a blackout, and its heartbeat
+  gives up after 3 s anyway, so all this can cost is a few packets;
 * congestion control (7): NewReno, with slow start, one reduction a round trip, persistent congestion, and a pacer
   (7.7). The smallest window is four packets instead of two, so that the packet threshold can work in it; the initial
   round trip is 100 ms instead of 333, since a probe too early costs one packet and one too late a third of the
@@ -36,7 +36,7 @@ GRANULARITY_S: Final = 0.001
 INITIAL_RTT_S: Final = 0.1
 MAX_ACK_DELAY_S: Final = 0.02
 """Longest time that a receiver waits for company before it acknowledges."""
-MAX_PTO_S: Final = 1.0
+MAX_PTO_S: Final = 0.5
 INITIAL_WINDOW_PACKETS: Final = 10
 INITIAL_WINDOW_BYTES: Final = 14_720
 MIN_WINDOW_PACKETS: Final = 4
@@ -162,6 +162,15 @@ class Recovery:
         self._last_sent = packet.sent_at
         self._refill(packet.sent_at)
         self._tokens -= packet.size
+
+    def forgive(self, pause_s: float) -> None:
+        """Our own process stood still: what is under way is that much younger."""
+        for packet in self.in_flight.values():
+            packet.sent_at += pause_s
+        self._last_sent += pause_s
+        self._progress_at += pause_s
+        if self._loss_time is not None:
+            self._loss_time += pause_s
 
     def clear(self) -> None:
         """Nothing that is under way matters any more."""

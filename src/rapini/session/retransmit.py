@@ -52,7 +52,7 @@ __all__ = ["RetransmitOutcome", "Retransmitter", "Statistics"]
 RetransmitOutcome = DataReceived | ChannelFailed | ChannelClosed
 
 _PROBES: Final = 2
-"""Packets that a probe timeout may send beyond the window (RFC 9002 section 6.2.4)."""
+"""Packets that a probe timeout may send beyond the window (RFC 9002 section 6.2.4); the first one sends only one."""
 
 
 @dataclass(slots=True)
@@ -165,6 +165,12 @@ class Retransmitter:
             self._deadline = self._now + self._linger_s
             self._outcomes.clear()
 
+    def forgive(self, pause_s: float) -> None:
+        """Our own process stood still for so long: the peer's silence in that time is not its fault."""
+        self.recovery.forgive(pause_s)
+        if self._deadline is not None:
+            self._deadline += pause_s
+
     def abandon(self) -> None:
         """Be done at once: what is beneath is gone."""
         self._finish()
@@ -275,7 +281,7 @@ class Retransmitter:
         """Take the next packet that is to go out now; ``None`` when there is none."""
         if self._state is _State.DONE:
             return None
-        wants = self.outgoing.has_something() or self._probes_left == _PROBES
+        wants = self._probes_left > 0 or self.outgoing.has_something()
         may = wants and (self._probes_left > 0 or self.recovery.may_send(self._now))
         if not may and not self._acks.is_due(self._now):
             return None
@@ -293,6 +299,8 @@ class Retransmitter:
     def _fill(self, number: int, parts: list[bytes], room: int) -> None:
         """Add what wants to be acknowledged, and remember it."""
         empty = len(parts)
+        if self._probes_left and not self.outgoing.has_something():
+            self._put_back()
         filled = self.outgoing.fill(parts, room)
         if len(parts) == empty:
             parts.append(packets.encode_ping())
@@ -342,11 +350,16 @@ class Retransmitter:
             self._probe()
 
     def _probe(self) -> None:
-        """Send something that makes the peer answer: new data, else the oldest again, else a ping."""
+        """Make the peer answer: by new data, else by what is under way once more, the oldest first, else by a ping."""
         self.statistics.probes += 1
         self.recovery.probe_count += 1
-        self._probes_left = _PROBES
-        for packet in list(self.recovery.in_flight.values())[:_PROBES]:
+        self._probes_left = min(self.recovery.probe_count, _PROBES)
+
+    def _put_back(self) -> None:
+        """Let a probe have a packet's worth of what is under way: what is smaller, and lost too, comes along."""
+        for packet in self.recovery.in_flight.values():
+            if self.outgoing.lost_bytes >= self._max_packet_bytes // 2:
+                break
             self.outgoing.on_lost(packet)
 
     def _tick(self, now: float) -> None:

@@ -194,6 +194,32 @@ def test_a_link_whose_frames_wait_behind_a_lost_one_hears_that_the_peer_is_well(
     assert not joined.initiator.seen(EventsReceived)
 
 
+def test_a_pause_of_our_own_is_not_held_against_the_peer() -> None:
+    """A minute of SIGSTOP with a frame under way: nothing is given up, and the round trip is not a minute."""
+    joined = settle(pair())
+    initiator = joined.initiator
+    initiator.link.ping(joined.clock.now)
+    held = initiator.link.data_to_send()
+    joined.clock.advance(60.0)
+    for end in joined.ends:
+        end.link.forgive(60.0)
+        end.link.handle_timer(joined.clock.now)
+    joined.responder.receive(held)
+    joined.advance(0.5)
+    assert all(end.link.is_up for end in joined.ends)
+    a, b = opened()
+    a.send_frame(b"x", NOW, is_reliable=True)
+    a.data_to_send()
+    a.forgive(60.0)
+    a.handle_timer(NOW + 60.0)
+    assert not a.is_closed
+    assert a.retransmitter is not None
+    assert a.retransmitter.recovery.patience_start() == NOW + 60.0
+    a.handle_timer(NOW + 61.0)
+    carry(a, b, NOW + 61.0)
+    assert a.retransmitter.recovery.rtt.smoothed < 1.0
+
+
 def test_a_reliable_batch_of_nothing_tells_what_was_sent_before_it() -> None:
     """How the tail of best-effort traffic is accounted for: the numbers up to there are here, or missing."""
     joined = settle(pair())
