@@ -20,6 +20,7 @@ import msgspec
 
 from rapini.codec import Codec, join_runs
 from rapini.events import Address, Event, Interval, Network, Port, RawEvent, Record, Time
+from rapini.events.delivery import Delivery
 from rapini.secure.envelope import EnvelopeGate, Mechanism
 from rapini.secure.plain import OPENING
 from rapini.session import packets
@@ -29,6 +30,7 @@ from rapini.session.messages import (
     Body,
     FrameKind,
     FrameReader,
+    Gap,
     Goodbye,
     Greeting,
     Hello,
@@ -49,8 +51,8 @@ TARGET: Final = Path(__file__).resolve().parent.parent / "tests" / "data" / "wir
 
 Vector = dict[str, object]
 
-ALPHA: Final = Greeting("example", "sensor-1", "sensor", bytes(range(16)), 1048576, b"", 0, 0)
-BETA: Final = Greeting("example", "manager", "", bytes(range(16, 32)), 1048576, bytes(range(16)), 6, 1000)
+ALPHA: Final = Greeting("example", "sensor-1", "sensor", bytes(range(16)), 1048576, b"", 0, 0, [])
+BETA: Final = Greeting("example", "manager", "", bytes(range(16, 32)), 1048576, bytes(range(16)), 6, 0, [1000, 20])
 
 
 class Color(Enum):
@@ -116,14 +118,15 @@ EXAMPLE: Final = WireExample(
 )
 
 BODIES: Final[dict[str, Body]] = {
-    "hello": Hello(1, 1, ALPHA),
-    "welcome": Welcome(1, 7, BETA),
+    "hello": Hello(2, 2, ALPHA),
+    "welcome": Welcome(2, 7, BETA),
     "reject": Reject("denied", "not today", 30000),
     "subscriptions": Subscriptions(3, ["conn/", "dns/"]),
     "subscriptions-none": Subscriptions(4, []),
     "subscribed": Subscribed(3),
     "ready": Ready(),
-    "ack": Ack(1234567890123),
+    "ack": Ack([1234567890123, 7]),
+    "gap": Gap(1, 1000, 25, "queue_full", {"conn/closed": 20, "dns/": 5}),
     "ping": Ping(1),
     "pong": Pong(1),
     "goodbye": Goodbye("goodbye", "maintenance"),
@@ -174,7 +177,13 @@ def frame_value(kind: FrameKind, body: bytes | memoryview) -> object:
     """What a frame says."""
     if kind is FrameKind.EVENTS:
         header, batch = split_events_untrusted(memoryview(body))
-        return {"kind": 7, "first": header.first_sequence, "count": header.count, "batch": batch_value(bytes(batch))}
+        return {
+            "kind": 7,
+            "class": int(header.delivery),
+            "first": header.first_sequence,
+            "count": header.count,
+            "batch": batch_value(bytes(batch)),
+        }
     return {"kind": int(kind), "body": raw(body)}
 
 
@@ -191,7 +200,7 @@ def frames() -> list[Vector]:
         for name, body in BODIES.items()
     ]
     batch = notes_batch()
-    events = pack_events_frame(1000, 3, batch)
+    events = pack_events_frame(0, 1000, 3, batch)
     return [*made, vector("frame", "events", events, frame_value(FrameKind.EVENTS, memoryview(events)[5:]))]
 
 
@@ -301,13 +310,13 @@ class Played:
     """A session between the two example nodes, played to its end."""
 
     def __init__(self) -> None:
-        beta = msgspec.structs.replace(BETA, known_incarnation=b"", known_epoch=0, received_events=0)
+        beta = msgspec.structs.replace(BETA, known_incarnation=b"", known_epoch=0, received=[])
         pair: LinkPair = settle(joined_pair(cluster="example", greetings=(ALPHA, beta), subscriptions=((), ("note/",))))
         self.initiator, self.responder = pair.ends
         now = pair.clock.now
-        self.initiator.link.send_events(0, 3, notes_batch(), now)
+        self.initiator.link.send_events(Delivery.BEST_EFFORT, 0, 3, notes_batch(), now)
         settle(pair)
-        self.responder.link.acknowledge(3, now)
+        self.responder.link.acknowledge([3, 0], now)
         self.responder.link.ping(now)
         settle(pair)
         self.initiator.link.leave("goodbye", "", now)

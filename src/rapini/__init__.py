@@ -18,12 +18,14 @@ if TYPE_CHECKING:
         AsyncNode,
         CountersSnapshot,
         EventRun,
+        Gap,
         Node,
         NodeSettings,
         Origin,
         PeerInfo,
         PeerState,
         PeerStatus,
+        PublishOutcome,
     )
     from rapini.secure.authority import Authority
     from rapini.secure.describe import CertificateInfo, describe_certificates_untrusted
@@ -38,6 +40,7 @@ __all__ = [
     "CountersSnapshot",
     "Event",
     "EventRun",
+    "Gap",
     "Interval",
     "Network",
     "Node",
@@ -47,6 +50,7 @@ __all__ = [
     "PeerState",
     "PeerStatus",
     "Port",
+    "PublishOutcome",
     "RapiniError",
     "RawEvent",
     "Record",

@@ -34,6 +34,12 @@ BACKOFF_REJECTED_S: Final = 30.0
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long `close()` waits for what was published to be taken by the peers."""
 
+LEASE_S: Final = 60.0
+"""How long what a lost peer is owed is kept for it."""
+
+STALL_TIMEOUT_S: Final = 30.0
+"""A connected peer whose queue is full and that takes nothing for this long is disconnected."""
+
 MAX_BATCH_EVENTS: Final = 512
 """Events after which a batch is sent at once (`measurements.md`: 128 to 512 is the best range)."""
 

@@ -34,6 +34,12 @@ MAX_SUBSCRIPTIONS: Final = 4096
 MAX_BATCH_EVENTS: Final = 131_072
 """Events in one batch; a one-byte event becomes an object of a hundred bytes here, so bytes alone bound too little."""
 
+GAP_CREDIT_BYTES: Final = 128
+"""What a gap takes of the receiver's credit: it is small, and must not be free for whoever sends millions."""
+
+MAX_GAP_TOPICS: Final = 256
+"""Topics that one gap names; with more, only their number of events is told."""
+
 MAX_CONTROL_FRAMES: Final = 4096
 """Control frames (pings, subscriptions, acknowledgements of nothing new) that a peer may send in a burst. Each costs
 us several microseconds of the I/O thread, and most an answer."""
@@ -46,6 +52,9 @@ MAX_UNSENT_BYTES: Final = MAX_FRAME_BYTES + 1024 * 1024
 
 MAX_GREETING_LINKS: Final = 4
 """Connections that one proven name may have in its greeting at a time. The half-open limit counts strangers only."""
+
+MAX_REMEMBERED_PEERS: Final = 1024
+"""Peers that are gone and of which incarnation, epoch and account are still remembered; the oldest are forgotten."""
 
 MAX_HALF_OPEN: Final = 256
 """Unauthenticated connections that a listener holds at a time; more are shut at once and counted. The oldest is never

@@ -174,15 +174,15 @@ def read_frames(data: bytes) -> Iterator[dict[str, Any]]:
         body, data = data[5 : 4 + length], data[4 + length :]
         assert len(body) == length - 1
         if kind == 7:
-            first, count = struct.unpack(">QI", body[:12])
-            yield {"kind": kind, "first": first, "count": count, "batch": read_batch(body[12:])}
+            delivery, first, count = struct.unpack(">BQI", body[:13])
+            yield {"kind": kind, "class": delivery, "first": first, "count": count, "batch": read_batch(body[13:])}
         else:
             yield {"kind": kind, "body": Unpack(body).whole()}
 
 
 def write_frame(value: dict[str, Any]) -> bytes:
     if value["kind"] == 7:
-        body = struct.pack(">QI", value["first"], value["count"]) + write_batch(value["batch"])
+        body = struct.pack(">BQI", value["class"], value["first"], value["count"]) + write_batch(value["batch"])
     else:
         body = pack(value["body"])
     return struct.pack(">IB", len(body) + 1, value["kind"]) + body

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from rapini import Node, PeerState, PeerStatus
+from rapini import Node, PeerState
 from tests.integration.node.support import QUICK, SCHEMES, Keys, running
 from tests.programs.child import Child
 from tests.programs.events import Tick
@@ -39,7 +39,7 @@ def test_killed_is_lost_at_once_and_restarted_is_new(keys: Keys, scheme: str) ->
             seen.wait_tick(99)
     assert seen.states("client")[:3] == ["up", "lost", "restarted"]
     assert seen.ticks() == list(range(100))
-    epochs = [item[1].epoch for _, item in seen.items if not isinstance(item, PeerStatus)]
+    epochs = [item[1].epoch for _, item in seen.items if isinstance(item, tuple)]
     assert epochs == [1] * 50 + [2] * 50
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rapini import Node, PeerStatus
+from rapini import Node
 from tests.integration.node.support import Keys
 from tests.programs.child import ROOT
 from tests.programs.events import Canary, Tick
@@ -84,7 +84,7 @@ class _Consumer:
 
     def _run(self) -> None:
         for item in self._node.events(with_status=True):
-            if isinstance(item, PeerStatus):
+            if not isinstance(item, tuple):
                 continue
             event, origin = item
             self.count += 1

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from rapini import Node, PeerState, PeerStatus
+from rapini import Gap, Node, PeerState, PeerStatus
 from tests.integration.node.support import QUICK, SCHEMES, Keys, Recorder, eventually, port_of, running
 from tests.programs.child import Child
 from tests.programs.events import Tick
@@ -102,7 +102,8 @@ def test_connection_cut_within_a_record(keys: Keys, scheme: str, sender_dials: b
     assert set(causes) <= {"lost_in_transit", "peer_lost"}
     in_transit = sum(causes["lost_in_transit"].values())
     assert in_transit > 0, "the cuts hit nothing: the test tests nothing"
-    assert got.missed == {"sender": in_transit}
+    told_of = {cause: sum(topics.values()) for cause, topics in causes.items()}
+    assert got.gaps == {"sender": told_of}, "every loss is told to the receiver, and no other"
     assert told.states("receiver")[:9] == ["up", *["lost", "resumed"] * 4]
     assert seen.states("sender")[:9] == ["up", *["lost", "resumed"] * 4]
     _check_epochs(seen)
@@ -160,6 +161,9 @@ def _check_epochs(seen: Recorder) -> None:
         if isinstance(item, PeerStatus):
             if item.state is PeerState.LOST:
                 lost.add(item.epoch)
+            continue
+        if isinstance(item, Gap):
+            assert item.epoch not in lost
             continue
         epoch = item[1].epoch
         assert epoch not in lost, f"an event of epoch {epoch} came after its end"

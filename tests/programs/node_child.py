@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rapini import Node, PeerStatus, RapiniError
+from rapini import Gap, Node, PeerStatus, RapiniError
 from tests.programs.events import Tick
 
 _output = threading.Lock()
@@ -44,6 +44,9 @@ class Program:
             self._reads.wait()
             if isinstance(item, PeerStatus):
                 say(status=item.state.value, peer=item.peer, code=item.code, epoch=item.epoch, at=time.monotonic())
+                continue
+            if isinstance(item, Gap):
+                say(gap=item.count, peer=item.peer, epoch=item.epoch, reason=item.reason, delivery=item.delivery)
                 continue
             event, origin = item
             number = event.number if isinstance(event, Tick) else -1

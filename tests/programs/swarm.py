@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rapini.codec import Codec, join_runs
+from rapini.events.delivery import Delivery
 from rapini.node.links import LinkRecord
 from rapini.node.sessions import Session
 from rapini.secure.envelope import EnvelopeGate, Mechanism
@@ -29,6 +30,7 @@ from rapini.session.link import (
     ChannelOpened,
     EventsAcknowledged,
     EventsReceived,
+    GapReceived,
     GreetingReceived,
     Link,
     LinkClosed,
@@ -88,11 +90,12 @@ class Client:
         """Whether events flow."""
         return self.record is not None and self.record.is_up
 
-    def take(self, events: EventsReceived, now: float) -> None:
+    def take(self, session: Session, events: EventsReceived, now: float) -> None:
         """Check a batch and acknowledge it."""
-        missing = self.session.received(events)
-        if missing is None:
-            raise AssertionError(f"{self.name}: event numbers went back")
+        if not session.received(events):
+            raise AssertionError(
+                f"{self.name}: event {events.first_sequence} does not continue {session.intakes[0].position}"
+            )
         for run in self.codec.decode_batch_untrusted(events.batch):
             for event in run.events:
                 if not isinstance(event, Canary) or event.receiver != self.name or run.topic != topic_of(self.name):
@@ -102,8 +105,8 @@ class Client:
                 self.gaps += self.in_epoch > 0 and event.number != self.last + 1
                 self.in_epoch, self.last = self.in_epoch + 1, event.number
             self.foreign += len(run.bad)
-        self.session.batch_taken(self.session.generation, events.first_sequence, events.count)
-        self.session.acknowledge(now)
+        session.was_taken(session.generation, events.delivery, events.first_sequence, events.count)
+        session.acknowledge(now)
 
 
 def topic_of(name: str) -> str:
@@ -227,7 +230,7 @@ class Swarm:
             record.connection.close()
 
     def _on_link(self, client: Client, record: LinkRecord, outcome: LinkOutcome, now: float) -> None:
-        session = client.session
+        session = record.session or client.session  # a link that leaves still delivers to the session that it served
         match outcome:
             case ChannelOpened():
                 cluster = client.material.identity.cluster
@@ -246,22 +249,29 @@ class Swarm:
                 session.record = record
                 self._say(client, record, now)
             case EventsReceived():
-                client.take(outcome, now)
-            case EventsAcknowledged(received_events=received):
-                session.outbox.acknowledge(received)
+                client.take(session, outcome, now)
+            case GapReceived():
+                if not session.received_gap(outcome):
+                    raise AssertionError(f"{client.name}: gap numbers do not continue")
+                session.was_taken(session.generation, outcome.delivery, outcome.first_sequence, outcome.count)
+            case EventsAcknowledged(taken=taken):
+                session.outbox.acknowledge(taken)
             case LinkClosed(code=code):
                 client.codes.append(code)
                 if session.record is record:
-                    session.lost()
+                    session.lost(now)
             case _:
                 pass
 
     def _say(self, client: Client, record: LinkRecord, now: float) -> None:
         client.sent += 1
         runs, _ = client.codec.encode_run("tick/swarm", [Tick(sender=client.name, number=client.sent)])
-        client.session.outbox.put(Batch(join_runs(runs), 1, {"tick/swarm": 1}))
-        for first, batch in client.session.outbox.sendable():
-            record.link.send_events(first, batch.count, batch.data, now)
+        client.session.outbox.put(Batch(join_runs(runs), 1, {"tick/swarm": 1}), Delivery.BEST_EFFORT, now)
+        for delivery, first, item in client.session.outbox.sendable():
+            if isinstance(item, Batch):
+                record.link.send_events(delivery, first, item.count, item.data, now)
+            else:
+                record.link.send_gap(delivery, first, item, now)
 
 
 def main() -> None:

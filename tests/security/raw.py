@@ -15,6 +15,7 @@ import msgspec
 __all__ = [
     "ACK",
     "EVENTS",
+    "GAP",
     "GOODBYE",
     "HELLO",
     "MAX_COUNT",
@@ -34,7 +35,7 @@ __all__ = [
     "tls_context",
 ]
 
-HELLO, WELCOME, REJECT, SUBSCRIPTIONS, SUBSCRIBED, READY, EVENTS, ACK, PING, PONG, GOODBYE = range(1, 12)
+HELLO, WELCOME, REJECT, SUBSCRIPTIONS, SUBSCRIBED, READY, EVENTS, ACK, PING, PONG, GOODBYE, GAP = range(1, 13)
 MAX_COUNT: Final = 2**63 - 1
 OPENING: Final = b"RAPINI1\n"
 DEADLINE_S: Final = 10.0
@@ -46,9 +47,9 @@ def frame(kind: int, *fields: object) -> bytes:
     return struct.pack(">IB", len(body) + 1, kind) + body
 
 
-def events_frame(first: int, count: int, batch: bytes) -> bytes:
+def events_frame(first: int, count: int, batch: bytes, delivery: int = 0) -> bytes:
     """An `Events` frame."""
-    return struct.pack(">IBQI", len(batch) + 13, EVENTS, first, count) + batch
+    return struct.pack(">IBBQI", len(batch) + 14, EVENTS, delivery, first, count) + batch
 
 
 def batch_of(name: str, topic: str, count: int, events: bytes) -> bytes:
@@ -124,7 +125,8 @@ class RawPeer:
             "window_bytes": 1 << 20,
             "known_incarnation": b"",
             "known_epoch": 0,
-            "received_events": 0,
+            "reserved": 0,
+            "received": [],
         }
         return list({**fields, **changes}.values())
 
@@ -176,7 +178,7 @@ class RawPeer:
 
     def hello(self, **changes: object) -> Self:
         """Greet as an initiator."""
-        self.say(frame(HELLO, 1, 1, self.greeting(**changes)))
+        self.say(frame(HELLO, 2, 2, self.greeting(**changes)))
         return self
 
     def come_up(self, *prefixes: str, **changes: object) -> Self:

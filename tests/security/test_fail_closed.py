@@ -297,7 +297,7 @@ def test_an_answer_that_comes_too_late(keys: Keys) -> None:
     with running(Node("server", **keys.of("server"), admit=admit, handshake_timeout_s=0.5)) as (server, seen):
         port = port_of(server.listen("tcp+tls://127.0.0.1:0"))
         with RawPeer("late", port, keys.of("late")) as late:
-            late.say(frame(HELLO, 1, 1, late.greeting()))
+            late.say(frame(HELLO, 2, 2, late.greeting()))
             assert asked.wait(5)
             _, status = seen.wait_status(PeerState.REJECTED, "late")
             assert status.code == "greeting_timeout"

@@ -15,6 +15,7 @@ from tests.programs.events import Tick
 from tests.security.raw import (
     ACK,
     EVENTS,
+    GAP,
     GOODBYE,
     HELLO,
     MAX_COUNT,
@@ -88,17 +89,17 @@ BATCH = batch_of("No.Such", "x", 1, b"\x91\x90")
 
 # what is said once up, and the code of the typed rejection
 BREACHES = {
-    "hello again": (frame(HELLO, 1, 1, []), "protocol_error"),
-    "a welcome": (frame(WELCOME, 1, 1, []), "protocol_error"),
+    "hello again": (frame(HELLO, 2, 2, []), "protocol_error"),
+    "a welcome": (frame(WELCOME, 2, 1, []), "protocol_error"),
     "ready again": (frame(READY), "protocol_error"),
     "no events": (events_frame(0, 0, BATCH), "protocol_error"),
     "2^32-1 events": (events_frame(0, 2**32 - 1, BATCH), "protocol_error"),
     "numbers beyond all": (events_frame(2**64 - 1, 1, BATCH), "protocol_error"),
-    "numbers go back": (events_frame(5, 1, BATCH) + events_frame(4, 1, BATCH), "protocol_error"),
+    "numbers go back": (events_frame(0, 1, BATCH) + events_frame(0, 1, BATCH), "protocol_error"),
     "a short events frame": (b"\0\0\0\x05\x07abcd", "protocol_error"),
-    "taken what was not sent": (frame(ACK, MAX_COUNT), "protocol_error"),
-    "a negative ack": (frame(ACK, -1), "protocol_error"),
-    "an ack beyond counting": (frame(ACK, 2**64 - 1), "protocol_error"),
+    "taken what was not sent": (frame(ACK, [MAX_COUNT]), "protocol_error"),
+    "a negative ack": (frame(ACK, [-1]), "protocol_error"),
+    "an ack beyond counting": (frame(ACK, [2**64 - 1]), "protocol_error"),
     "a float": (frame(PING, 1e308), "protocol_error"),
     "unknown kind": (b"\0\0\0\x01\xee", "protocol_error"),
     "empty frame": (b"\0\0\0\0", "protocol_error"),
@@ -108,9 +109,21 @@ BREACHES = {
     "prefixes too long": (frame(SUBSCRIPTIONS, 1, ["x" * 256]), "protocol_error"),
     "too many prefixes": (frame(SUBSCRIPTIONS, 1, ["x"] * 4097), "protocol_error"),
     "prefixes announced without end": (b"\0\0\0\x08\x04\x92\x00\xdd\xff\xff\xff\xff", "protocol_error"),
+    "acks of classes without end": (frame(ACK, [0] * 9), "protocol_error"),
+    "a gap that was not due": (frame(GAP, 0, 5, 1, "queue_full"), "protocol_error"),
+    "a gap of nothing": (frame(GAP, 0, 0, 0, "queue_full"), "protocol_error"),
+    "a gap beyond counting": (frame(GAP, 0, 0, 2**63, "queue_full"), "protocol_error"),
+    "a gap of another class": (frame(GAP, 3, 0, 1, "queue_full"), "protocol_error"),
+    "a gap of a thousand topics": (
+        frame(GAP, 0, 0, 1, "queue_full", {str(n): 1 for n in range(1000)}),
+        "protocol_error",
+    ),
+    "a gap in no topic": (frame(GAP, 0, 0, 1, "queue_full", {"a\nb": 1}), "protocol_error"),
+    "events of no class": (events_frame(0, 1, BATCH, delivery=9), "protocol_error"),
+    "durable events without a stream": (events_frame(0, 1, BATCH, delivery=2), "protocol_error"),
     "a flood of pings": (frame(PING, 1) * 20_000, "flood"),
     "a flood of pongs": (frame(PONG, 1) * 20_000, "flood"),
-    "a flood of stale acks": (frame(ACK, 0) * 20_000, "flood"),
+    "a flood of stale acks": (frame(ACK, [0]) * 20_000, "flood"),
     "a flood of subscriptions": (frame(SUBSCRIPTIONS, 1, []) * 20_000, "flood"),
     "a flood of large subscriptions": (frame(SUBSCRIPTIONS, 1, [""] * 4096) * 5_000, "flood"),
     "a flood of subscribed": (frame(SUBSCRIBED, MAX_COUNT) * 20_000, "flood"),
@@ -140,20 +153,20 @@ Say = Callable[[RawPeer], bytes]
 
 # what is said in place of, or around, the greeting
 GREETINGS: dict[str, tuple[Say, str]] = {
-    "an epoch without a next": (lambda p: frame(HELLO, 1, 1, p.greeting(known_epoch=MAX_COUNT)), "protocol_error"),
-    "a window beyond counting": (lambda p: frame(HELLO, 1, 1, p.greeting(window_bytes=2**63)), "protocol_error"),
-    "a negative window": (lambda p: frame(HELLO, 1, 1, p.greeting(window_bytes=-1)), "protocol_error"),
-    "a short incarnation": (lambda p: frame(HELLO, 1, 1, p.greeting(incarnation=b"x")), "protocol_error"),
-    "another's name": (lambda p: frame(HELLO, 1, 1, p.greeting(node="honest")), "identity_mismatch"),
-    "a role": (lambda p: frame(HELLO, 1, 1, p.greeting(role="manager")), "role_mismatch"),
-    "another cluster": (lambda p: frame(HELLO, 1, 1, p.greeting(cluster="other")), "cluster_mismatch"),
-    "a name that ends a line": (lambda p: frame(HELLO, 1, 1, p.greeting(node="evil\n")), "protocol_error"),
-    "no version of ours": (lambda p: frame(HELLO, 2, 2**63, p.greeting()), "version"),
+    "an epoch without a next": (lambda p: frame(HELLO, 2, 2, p.greeting(known_epoch=MAX_COUNT)), "protocol_error"),
+    "a window beyond counting": (lambda p: frame(HELLO, 2, 2, p.greeting(window_bytes=2**63)), "protocol_error"),
+    "a negative window": (lambda p: frame(HELLO, 2, 2, p.greeting(window_bytes=-1)), "protocol_error"),
+    "a short incarnation": (lambda p: frame(HELLO, 2, 2, p.greeting(incarnation=b"x")), "protocol_error"),
+    "another's name": (lambda p: frame(HELLO, 2, 2, p.greeting(node="honest")), "identity_mismatch"),
+    "a role": (lambda p: frame(HELLO, 2, 2, p.greeting(role="manager")), "role_mismatch"),
+    "another cluster": (lambda p: frame(HELLO, 2, 2, p.greeting(cluster="other")), "cluster_mismatch"),
+    "a name that ends a line": (lambda p: frame(HELLO, 2, 2, p.greeting(node="evil\n")), "protocol_error"),
+    "no version of ours": (lambda p: frame(HELLO, 3, 2**63, p.greeting()), "version"),
     "events first": (lambda p: events_frame(0, 1, BATCH), "protocol_error"),
-    "hello and events": (lambda p: frame(HELLO, 1, 1, p.greeting()) + events_frame(0, 1, BATCH), "protocol_error"),
-    "hello twice": (lambda p: frame(HELLO, 1, 1, p.greeting()) * 2, "protocol_error"),
+    "hello and events": (lambda p: frame(HELLO, 2, 2, p.greeting()) + events_frame(0, 1, BATCH), "protocol_error"),
+    "hello twice": (lambda p: frame(HELLO, 2, 2, p.greeting()) * 2, "protocol_error"),
     "a large frame": (lambda p: b"\0\x02\0\0\x01", "protocol_error"),
-    "received what was never sent": (lambda p: frame(HELLO, 1, 1, p.greeting(received_events=5)), ""),
+    "received what was never sent": (lambda p: frame(HELLO, 2, 2, p.greeting(received=[5])), ""),
 }
 
 
@@ -312,7 +325,7 @@ def test_goodbye_and_come_again(scene: Scene) -> None:
 FIRST_WORDS = {
     "ping": frame(PING, 1),
     "reject": frame(REJECT, "closed", "", 0),
-    "welcome": frame(WELCOME, 1, 1, []),
+    "welcome": frame(WELCOME, 2, 1, []),
     "empty frame": b"\0\0\0\0",
     "4 GiB": b"\xff\xff\xff\xff",
 }
@@ -336,12 +349,12 @@ def test_a_responder_that_speaks_in_the_same_breath_as_its_opening(what: str) ->
 
 
 WELCOMES: dict[str, Say] = {
-    "an old epoch": lambda p: frame(WELCOME, 1, 0, p.greeting()),
-    "a huge epoch": lambda p: frame(WELCOME, 1, 2**63, p.greeting()),
+    "an old epoch": lambda p: frame(WELCOME, 2, 0, p.greeting()),
+    "a huge epoch": lambda p: frame(WELCOME, 2, 2**63, p.greeting()),
     "another version": lambda p: frame(WELCOME, 7, 1, p.greeting()),
     "a strange rejection": lambda p: frame(REJECT, "\x1b[31m" * 1000, "\n\x00" * 5000, MAX_COUNT),
-    "twice": lambda p: frame(WELCOME, 1, 1, p.greeting()) * 2,
-    "a hello back": lambda p: frame(HELLO, 1, 1, p.greeting()),
+    "twice": lambda p: frame(WELCOME, 2, 1, p.greeting()) * 2,
+    "a hello back": lambda p: frame(HELLO, 2, 2, p.greeting()),
     "a flood in place of a word": lambda p: frame(SUBSCRIPTIONS, 1, []) * 10_000,
 }
 

@@ -111,14 +111,14 @@ def test_a_certificate_is_for_one_name(scene: Scene) -> None:
     with running(Node("sensor", **scene.keys.of("sensor"))) as (sensor, _):
         sensor.connect(scene.tls_url)
         with RawPeer("evil", port_of(scene.tls_url), scene.keys.of("evil")) as evil:
-            evil.say(frame(HELLO, 1, 1, evil.greeting(node="sensor")))
+            evil.say(frame(HELLO, 2, 2, evil.greeting(node="sensor")))
             assert evil.hear(REJECT)[0] == "identity_mismatch"
         # The incarnations of others are known to every peer of theirs.
         with RawPeer("evil", port_of(scene.tls_url), scene.keys.of("evil")) as evil:
             evil.incarnation = sensor._core.peers.incarnation  # as any peer of its knows it
-            evil.come_up("", known_incarnation=b"x" * 16, received_events=10**6)
+            evil.come_up("", known_incarnation=b"x" * 16, received=[10**6])
             welcome = next(body for kind, body in evil.heard if kind == WELCOME)
-            assert welcome[2][5:] == [b"", 0, 0], "nothing of another's session is told"
+            assert welcome[2][5:] == [b"", 0, 0, [0, 0]], "nothing of another's session is told"
         assert scene.seen.states("sensor") == ["up"]
         _, status = scene.seen.wait_status(PeerState.UP, "evil")
         assert status.epoch == 1
@@ -156,12 +156,12 @@ def test_resuming_with_more_than_was_sent(scene: Scene) -> None:
     for received in (1, MAX_COUNT):
         with RawPeer("evil", port, options) as evil:
             evil.incarnation = incarnation
-            evil.hello(known_incarnation=ours, received_events=received, known_epoch=1)
+            evil.hello(known_incarnation=ours, received=[received], known_epoch=1)
             assert evil.hear(REJECT)[0] == "protocol_error"
     with RawPeer("evil", port, options) as evil:
         evil.incarnation = incarnation
         evil.come_up("", known_incarnation=ours, known_epoch=1)
-        evil.say(frame(PING, 1), frame(ACK, 0), frame(SUBSCRIPTIONS, 1, ["x"]), frame(SUBSCRIBED, 0))
+        evil.say(frame(PING, 1), frame(ACK, [0]), frame(SUBSCRIPTIONS, 1, ["x"]), frame(SUBSCRIBED, 0))
         assert evil.hear(SUBSCRIBED)
         assert READY in [kind for kind, _ in evil.heard]
     assert scene.server.failure is None

@@ -11,6 +11,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Final
 
+from rapini.events.delivery import Delivery
 from rapini.secure.datagrams import PlainDatagrams
 from rapini.session.datagram_channel import DatagramChannel
 from rapini.session.link import LinkState
@@ -25,14 +26,13 @@ LIMIT_S: Final = 60.0
 
 @dataclass(slots=True)
 class Traffic:
-    """What one end sends, and what it heard."""
+    """What one end sends, and what it heard; by delivery class."""
 
-    sent: int = 0
-    expected: int = 0
-    received: int = 0
+    sent: list[int] = field(default_factory=lambda: [0, 0])
+    expected: list[int] = field(default_factory=lambda: [0, 0])
+    received: list[int] = field(default_factory=lambda: [0, 0])
     missing: int = 0
-    reliable_due: list[int] = field(default_factory=list)
-    """First numbers of the peer's reliable batches that are still to come."""
+    """Of best effort."""
     batches_left: int = BATCHES
 
 
@@ -70,7 +70,9 @@ class Session:
         self._until(self._is_quiet, "the reliable batches did not arrive")
         for number in (0, 1):  # what was sent by now: a batch of nothing, so that what is missing is known to be
             traffic, end = self.traffic[number], self.pair.ends[number]
-            end.link.send_events(traffic.sent, 0, b"\x90", self.pair.clock.now, is_reliable=True)
+            end.link.send_events(
+                Delivery.BEST_EFFORT, traffic.sent[0], 0, b"\x90", self.pair.clock.now, is_reliable=True
+            )
         self._until(self._is_acknowledged, "not everything sent was accounted for")
         self.pair.initiator.link.leave("goodbye", "", self.pair.clock.now)
         self._until(lambda: all(end.link.is_drained for end in self.pair.ends), "the links did not end")
@@ -80,12 +82,14 @@ class Session:
         return [end.seen(LinkClosed)[0] for end in self.pair.ends]
 
     def _is_quiet(self) -> bool:
-        return all(not each.batches_left and not each.reliable_due for each in self.traffic)
+        one, other = self.traffic
+        are_here = one.received[1] == other.sent[1] and other.received[1] == one.sent[1]
+        return are_here and not one.batches_left and not other.batches_left
 
     def _is_acknowledged(self) -> bool:
         for number, end in enumerate(self.pair.ends):
             told = end.seen(EventsAcknowledged)
-            if not told or told[-1].received_events != self.traffic[number].sent:
+            if not told or list(told[-1].taken) != self.traffic[number].sent:
                 return False
         return True
 
@@ -125,27 +129,23 @@ class Session:
     def _publish(self, number: int, end: LinkEnd) -> None:
         traffic = self.traffic[number]
         traffic.batches_left -= 1
-        is_reliable = self.rng.random() < 0.5
-        if is_reliable:
-            self.traffic[1 - number].reliable_due.append(traffic.sent)
+        delivery = self.rng.choice([Delivery.BEST_EFFORT, Delivery.RELIABLE])
         size = self.rng.choice([50, 500, 4000])
-        end.link.send_events(traffic.sent, EVENTS, bytes(size), self.pair.clock.now, is_reliable=is_reliable)
-        traffic.sent += EVENTS
+        end.link.send_events(delivery, traffic.sent[delivery], EVENTS, bytes(size), self.pair.clock.now)
+        traffic.sent[delivery] += EVENTS
 
     def _hear(self, number: int, end: LinkEnd) -> None:
         traffic = self.traffic[number]
         for outcome in end.happened[self._seen[number] :]:
             match outcome:
-                case EventsReceived(first_sequence=first, count=count):
+                case EventsReceived(delivery=delivery, first_sequence=first, count=count):
                     check(end.seen(LinkUp) != [], "events before Ready")
-                    check(first >= traffic.expected, "the numbers go back")
-                    traffic.missing += first - traffic.expected
-                    traffic.received += count
-                    traffic.expected = first + count
-                    due = traffic.reliable_due
-                    check(not due or due[0] >= first, "a reliable batch is missing")
-                    if due and due[0] == first and count:
-                        due.pop(0)
+                    gap = first - traffic.expected[delivery]
+                    check(gap >= 0, "the numbers go back")
+                    check(delivery is Delivery.BEST_EFFORT or gap == 0, "a reliable batch is missing")
+                    traffic.missing += gap
+                    traffic.received[delivery] += count
+                    traffic.expected[delivery] = first + count
                     end.link.acknowledge(traffic.expected, self.pair.clock.now)
                 case LinkClosed(kind=kind, code=code, detail=detail):
                     check(kind in (CloseKind.LEFT, CloseKind.CLOSED), f"closed: {kind}, {code}, {detail}")

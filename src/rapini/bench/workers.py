@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from rapini import Event, EventRun, Node
+from rapini import Event, EventRun, Node, PeerStatus
 from rapini.bench.events import TOPIC, BenchConnection, make_events
 from rapini.defaults import MAX_BATCH_EVENTS, WINDOW_BYTES
 
@@ -71,7 +71,7 @@ def rapini_sink(scheme: str, options: Options) -> None:
                     first, cpu = time.monotonic(), _cpu_s()
                 count += len(item.events)
                 last = time.monotonic()
-            elif item.state.value in ("left", "lost"):
+            elif isinstance(item, PeerStatus) and item.state.value in ("left", "lost"):
                 break
         _summary(count, first, last, _cpu_s() - cpu)
 
@@ -81,7 +81,7 @@ def _rapini_latencies(node: Node) -> Iterator[float]:
         if isinstance(item, tuple):
             if isinstance(item[0], _LatencyEvent):
                 yield time.monotonic() - item[0].sent_at
-        elif item.state.value in ("left", "lost"):
+        elif isinstance(item, PeerStatus) and item.state.value in ("left", "lost"):
             return
 
 
@@ -216,7 +216,7 @@ def rapini_fan_sink(scheme: str, options: Options) -> None:
         for item in nodes[index].items():
             if isinstance(item, EventRun):
                 counts[index] += len(item.events)
-            elif item.state.value in ("left", "lost"):
+            elif isinstance(item, PeerStatus) and item.state.value in ("left", "lost"):
                 return
 
     urls = []

@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 import msgspec
 
-from rapini import Event, EventRun, Node, PeerStatus, UnknownEvent
+from rapini import Event, EventRun, Gap, Node, UnknownEvent
 from rapini.cli import diagnostics
 from rapini.cli.eventjson import event_to_fields
 from rapini.cli.failures import Status, printable
@@ -103,8 +103,10 @@ def _print(running: Node, count: int | None, *, as_json: bool, with_status: bool
     """Print what comes; true once `count` events were printed."""
     left = sys.maxsize if count is None else count
     for item in running.items():
-        if isinstance(item, PeerStatus):
-            _mark(f"{datetime.fromtimestamp(item.time, UTC):%H:%M:%S}Z {item}", is_shown=with_status)
+        if not isinstance(item, EventRun):
+            # A gap is shown always: whoever reads the events has to know that some are missing.
+            is_shown = with_status or isinstance(item, Gap)
+            _mark(f"{datetime.fromtimestamp(item.time, UTC):%H:%M:%S}Z {item}", is_shown=is_shown)
             continue
         lines = _lines(item, left, as_json=as_json)
         sys.stdout.write("".join(lines))

@@ -16,6 +16,7 @@ import msgspec
 
 from rapini import limits
 from rapini.errors import DecodeError, EventError
+from rapini.events.delivery import DELIVERIES, Delivery, DeliveryName
 
 __all__ = [
     "Event",
@@ -81,6 +82,7 @@ class _EventMeta(msgspec.StructMeta):
         *,
         topic: str | None = None,
         name: str | None = None,
+        delivery: DeliveryName | None = None,
         **config: Any,
     ) -> type:
         namespace.setdefault("__annotations__", {})
@@ -99,6 +101,11 @@ class _EventMeta(msgspec.StructMeta):
             raise EventError("bad_definition", f"event type {class_name}: {exc}") from None
         cls.__rapini_name__ = name or class_name  # type: ignore[attr-defined]
         cls.__rapini_topic__ = check_topic(topic) if topic is not None else ""  # type: ignore[attr-defined]
+        if delivery is not None:
+            if delivery not in DELIVERIES:
+                remedy = f"it is one of {', '.join(DELIVERIES)}"
+                raise EventError("bad_definition", f"event type {class_name}: delivery {delivery!r}", remedy=remedy)
+            cls.__rapini_delivery__ = DELIVERIES[delivery]  # type: ignore[attr-defined]
         if bases and bases[0] is not msgspec.Struct:
             _register(cls)
         return cls
@@ -127,16 +134,26 @@ class Event(msgspec.Struct, metaclass=_EventMeta):
     Class keywords:
         topic: Where events of this type go unless `publish` is told otherwise. Without one, `publish` must be told.
         name: The type's name between nodes; the class's name by default.
+        delivery: `best_effort` (unless a base class says otherwise), `reliable` or `durable`; a node's configuration
+            may say otherwise for a topic.
 
     Events are immutable and compared by value. Raises `EventError` (`bad_definition`, `bad_topic`) when defined badly.
     """
 
     __rapini_name__: ClassVar[str]
     __rapini_topic__: ClassVar[str]
+    __rapini_delivery__: ClassVar[Delivery] = Delivery.BEST_EFFORT
 
     if TYPE_CHECKING:
 
-        def __init_subclass__(cls, *, topic: str | None = None, name: str | None = None, **config: Any) -> None: ...
+        def __init_subclass__(
+            cls,
+            *,
+            topic: str | None = None,
+            name: str | None = None,
+            delivery: DeliveryName | None = None,
+            **config: Any,
+        ) -> None: ...
 
 
 class RawEvent(Event, name="rapini.RawEvent"):

@@ -5,17 +5,19 @@ from rapini.node.counters import CountersSnapshot
 from rapini.node.inbox import EventRun
 from rapini.node.node import Node
 from rapini.node.settings import NodeSettings, load_table
-from rapini.node.status import Origin, PeerInfo, PeerState, PeerStatus
+from rapini.node.status import Gap, Origin, PeerInfo, PeerState, PeerStatus, PublishOutcome
 
 __all__ = [
     "AsyncNode",
     "CountersSnapshot",
     "EventRun",
+    "Gap",
     "Node",
     "NodeSettings",
     "Origin",
     "PeerInfo",
     "PeerState",
     "PeerStatus",
+    "PublishOutcome",
     "load_table",
 ]

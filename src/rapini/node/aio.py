@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from rapini.events import Event
 from rapini.node.counters import CountersSnapshot
 from rapini.node.dispatcher import EventCallback
 from rapini.node.node import Node
-from rapini.node.status import Origin, PeerInfo, PeerStatus
+from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
 
 __all__ = ["AsyncNode"]
 
@@ -48,17 +48,25 @@ class AsyncNode:
         """See `Node.connect`."""
         return await asyncio.to_thread(self.node.connect, url, wait_s=wait_s)
 
+    async def reload_keys(self, *, denied: Sequence[str] | None = None) -> None:
+        """See `Node.reload_keys`."""
+        await asyncio.to_thread(lambda: self.node.reload_keys(denied=denied))
+
     async def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
         """See `Node.subscribe`; a callback runs on the node's callback thread, not in the event loop."""
         await asyncio.to_thread(lambda: self.node.subscribe(*prefixes, callback=callback, timeout_s=timeout_s))
 
-    def publish(self, event: Event, topic: str | None = None) -> None:
-        """See `Node.publish`."""
-        self.node.publish(event, topic)
+    def publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
+        """See `Node.publish`. With a policy that waits for room, `publish_async` does not hold up the event loop."""
+        return self.node.publish(event, topic)
 
-    async def publish_async(self, event: Event, topic: str | None = None) -> None:
+    def try_publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
+        """See `Node.try_publish`."""
+        return self.node.try_publish(event, topic)
+
+    async def publish_async(self, event: Event, topic: str | None = None) -> PublishOutcome:
         """Publish from a worker thread: waits for room without holding up the event loop."""
-        await asyncio.to_thread(self.node.publish, event, topic)
+        return await asyncio.to_thread(self.node.publish, event, topic)
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
         """See `Node.flush`."""
@@ -71,11 +79,11 @@ class AsyncNode:
     async def events(self) -> AsyncIterator[tuple[Event, Origin]]:
         """Received events with their origin, until `stop` or `close`. One consumer at a time."""
         async for item in self.items():
-            if not isinstance(item, PeerStatus):
+            if isinstance(item, tuple):
                 yield item
 
-    async def items(self) -> AsyncIterator[tuple[Event, Origin] | PeerStatus]:
-        """Received events and `PeerStatus` reports, in order."""
+    async def items(self) -> AsyncIterator[tuple[Event, Origin] | PeerStatus | Gap]:
+        """Received events `Gap`s and `PeerStatus` reports, in order."""
         inbox = self.node.inbox
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
@@ -93,7 +101,7 @@ class AsyncNode:
                         return
                     await arrived.wait()
                     arrived.clear()
-                elif isinstance(item, PeerStatus):
+                elif isinstance(item, (PeerStatus, Gap)):
                     yield item
                 else:
                     for run in item:

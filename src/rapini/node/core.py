@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
-import time
 import weakref
 from collections import Counter
 
@@ -20,8 +18,8 @@ from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters, CountersSnapshot
 from rapini.node.dials import Dial, DialState
+from rapini.node.environment import REAL, Environment
 from rapini.node.links import LinkRecord
-from rapini.node.loop import Loop
 from rapini.node.peers import Peers
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState, PeerStatus
@@ -44,7 +42,6 @@ from rapini.transport import (
     TransportOutcome,
     Writable,
 )
-from rapini.transport.factory import make_transport
 from rapini.transport.resolver import Resolved, ResolveFailed, Resolver
 
 __all__ = ["Core"]
@@ -60,12 +57,21 @@ class Core:
         settings: Checked settings.
         channels: Our identity, and channels made with it.
         admission: Asked about each verified peer.
+        environment: Clock, chance, transports.
     """
 
-    def __init__(self, name: str, settings: NodeSettings, channels: ChannelFactory, admission: Admission) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: NodeSettings,
+        channels: ChannelFactory,
+        admission: Admission,
+        environment: Environment = REAL,
+    ) -> None:
         self.settings = settings
         self.counters = Counters()
-        self.loop = Loop(name, self._turn, self._stalled, self._failed)
+        self.environment = environment
+        self.loop = environment.make_loop(name, self._turn, self._stalled, self._failed, environment.clock)
         self.lock = self.loop.lock
         self.listening: dict[str, Endpoint] = {}
         self.is_closing = False
@@ -80,6 +86,7 @@ class Core:
             admission=admission,
             service=self.service,
             contain=self.contain,
+            environment=environment,
         )
         self.publisher = self.peers.publisher
         self._name = name
@@ -327,7 +334,7 @@ class Core:
                     self.peers.reports.link(
                         session.record, PeerState.LOST, code="node_failed", side=Side.OURS, detail=failure.detail
                     )
-                    session.lost()
+                    session.lost(self.environment.clock())
             self.peers.records.clear()
             for inbox in self.peers.inboxes:
                 inbox.end(self.error)
@@ -345,7 +352,7 @@ class Core:
         backoff = Backoff(
             first_s=settings.backoff_first_s, max_s=settings.backoff_max_s, rejected_s=settings.backoff_rejected_s
         )
-        redial = Redial(backoff=backoff, policy=Reconnect(settings.reconnect), random=random.random)
+        redial = Redial(backoff=backoff, policy=Reconnect(settings.reconnect), random=self.environment.random)
         dial = Dial(endpoint, redial)
         self.peers.dials.append(dial)
         self.loop.wake()
@@ -356,7 +363,7 @@ class Core:
         if dial in self.peers.dials:
             self.peers.dials.remove(dial)
         dial.give_up()
-        now = time.monotonic()
+        now = self.environment.clock()
         for record in [record for record in self.peers.records.values() if record.dial is dial]:
             try:
                 record.link.abandon("forgotten", "nobody waits for it any more")
@@ -385,14 +392,14 @@ class Core:
                     self._on_resolved(dial, outcome)
                 except Exception as error:  # noqa: BLE001 - see `contain`
                     _log.error("%s: internal_error: this attempt has failed", dial.endpoint, exc_info=error)
-                    self._dial_broken(dial, error, time.monotonic())
+                    self._dial_broken(dial, error, self.environment.clock())
 
         self._resolver.submit(dial.endpoint.host, dial.endpoint.port, resolved)
 
     def _on_resolved(self, dial: Dial, outcome: Resolved | ResolveFailed) -> None:
         if dial.state is not DialState.RESOLVING or self.is_closing:
             return
-        now = time.monotonic()
+        now = self.environment.clock()
         if isinstance(outcome, ResolveFailed):
             self._dial_failed(dial, outcome.code, outcome.detail, now)
             return
@@ -420,7 +427,12 @@ class Core:
 
     def _report_dial(self, dial: Dial, state: PeerState, code: str = "", detail: str = "") -> None:
         status = PeerStatus(
-            state=state, peer=dial.peer, code=code, detail=detail, endpoint=str(dial.endpoint), time=time.time()
+            state=state,
+            peer=dial.peer,
+            code=code,
+            detail=detail,
+            endpoint=str(dial.endpoint),
+            time=self.environment.wall(),
         )
         self.peers.reports.status(status)
 
@@ -431,7 +443,7 @@ class Core:
         transport = self._transports.get(endpoint.transport)
         if transport is None:
             options = Options(connect_timeout_s=self.settings.connect_timeout_s)
-            transport = make_transport(endpoint.transport, self.loop.selector, self.loop.wake, options)
+            transport = self.environment.make_transport(endpoint.transport, self.loop.selector, self.loop.wake, options)
             self._transports[endpoint.transport] = transport
         return transport
 
@@ -441,6 +453,19 @@ class Core:
         self.listening[str(bound)] = bound
         self.loop.wake()
         return bound
+
+    def keys_changed(self, now: float) -> None:
+        """New keys, trust or deny list are in force: end what they would not have let in, as far as we can tell."""
+        for record in list(self.peers.records.values()):
+            try:
+                if self._channels.denies(record.link.identity):
+                    record.link.refuse("certificate_revoked", "its certificate was put on the deny list", now)
+                elif record.mechanism == "tls" and record.link.identity is None:
+                    # Judged by the old trust it could come up after the new one is in force.
+                    record.link.fail("keys_changed", Side.OURS, "our keys or our trust changed during the handshake")
+            except Exception as error:  # noqa: BLE001 - see `contain`
+                self.contain(record, error, now)
+            self.service(record, now)
 
     def snapshot(self) -> CountersSnapshot:
         """The counters, with those that the outboxes hold."""

@@ -15,6 +15,9 @@ _log = logging.getLogger("rapini.node")
 MAX_BAD_EVENT_PLACES: Final = 1000
 """Places (peer, type, field) of bad events that are counted apart and reported; more are counted together."""
 
+FORGOTTEN: Final = "(forgotten)"
+"""In the place of a peer's name: peers that are not remembered any more."""
+
 MAX_CODES: Final = 200
 """Codes of rejections that are counted apart."""
 
@@ -38,10 +41,14 @@ class CountersSnapshot:
     received: Mapping[str, int]
     """Events received, by peer."""
     missed: Mapping[str, int]
-    """Events that a peer sent and that never arrived here (lost with a channel), by peer."""
+    """Events that a peer could not keep for us (the gaps it told of), by peer."""
+    gaps: Mapping[str, Mapping[str, int]]
+    """The same by peer and reason."""
     bad_events: Mapping[str, int]
     """Received events that did not fit their type: by peer, type and path of the field."""
     channels_opened: int
+    handshakes_resumed: int
+    """Those of them that continued from a TLS ticket of an earlier handshake."""
     peers_lost: int
     peers_left: int
     peers_resumed: int
@@ -83,9 +90,14 @@ class Counters:
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
+    gaps: dict[str, Counter[str]] = field(default_factory=dict)
+    forgotten_drops: dict[str, Counter[str]] = field(default_factory=dict)
+    """Dropped events, by cause and topic, for peers that are not remembered any more."""
+    forgotten_acknowledged: int = 0
     bad_events: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     channels_opened: int = 0
+    handshakes_resumed: int = 0
     peers_lost: int = 0
     peers_left: int = 0
     peers_resumed: int = 0
@@ -106,6 +118,22 @@ class Counters:
         """Count a connection that came to nothing; codes may be the peers' own words."""
         self.rejected[code if code in self.rejected or len(self.rejected) < MAX_CODES else "(others)"] += 1
 
+    def count_gap(self, peer: str, reason: str, count: int) -> None:
+        """Count events that a peer could not keep; reasons may be the peers' own words."""
+        self.missed[peer] += count
+        reasons = self.gaps.setdefault(peer, Counter())
+        reasons[reason if reason in reasons or len(reasons) < MAX_CODES else "(others)"] += count
+
+    def forget(self, peer: str, dropped: Mapping[str, Mapping[str, int]], acknowledged: int) -> None:
+        """A peer is not remembered any more: count what was its own under `(forgotten)`."""
+        for cause, topics in dropped.items():
+            self.forgotten_drops.setdefault(cause, Counter()).update(topics)
+        self.forgotten_acknowledged += acknowledged
+        for counter in (self.sent, self.received, self.missed):
+            counter[FORGOTTEN] += counter.pop(peer, 0)
+        if reasons := self.gaps.pop(peer, None):
+            self.gaps.setdefault(FORGOTTEN, Counter()).update(reasons)
+
     def snapshot(
         self,
         *,
@@ -123,11 +151,16 @@ class Counters:
             sent=dict(self.sent),
             received=dict(self.received),
             missed=dict(self.missed),
+            gaps={peer: dict(reasons) for peer, reasons in self.gaps.items()},
             bad_events=dict(self.bad_events),
             rejected=dict(self.rejected),
-            dropped=dropped,
-            acknowledged=acknowledged,
+            dropped={**dropped, **({FORGOTTEN: self.forgotten_drops} if self.forgotten_drops else {})},
+            acknowledged={
+                **acknowledged,
+                **({FORGOTTEN: self.forgotten_acknowledged} if self.forgotten_acknowledged else {}),
+            },
             channels_opened=self.channels_opened,
+            handshakes_resumed=self.handshakes_resumed,
             peers_lost=self.peers_lost,
             peers_left=self.peers_left,
             peers_resumed=self.peers_resumed,

@@ -10,7 +10,7 @@ from rapini.errors import LocalError
 from rapini.events import Event
 from rapini.node.counters import Counters
 from rapini.node.inbox import EventRun, Inbox
-from rapini.node.status import Origin, PeerStatus
+from rapini.node.status import Gap, Origin, PeerStatus
 from rapini.threads import Thread
 
 __all__ = ["Dispatcher", "EventCallback", "StatusCallback"]
@@ -44,6 +44,8 @@ class Dispatcher(Thread):
             self.beat()
             if isinstance(item, PeerStatus):
                 self._status(item)
+            elif isinstance(item, Gap):
+                continue  # counted and logged where it arrived; `items()` and `events(with_status=True)` show it
             else:
                 for run in item:
                     self._events(run)

@@ -14,11 +14,13 @@ from typing import Final
 
 import msgspec
 
+from rapini import limits
 from rapini.codec import Codec
 from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
+from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
-from rapini.node.status import Origin, PeerStatus
+from rapini.node.status import Gap, Origin, PeerStatus
 
 __all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
 
@@ -32,12 +34,20 @@ class ReceivedBatch(msgspec.Struct):
     peer: str
     epoch: int
     generation: int
+    delivery: Delivery
     first_sequence: int
     count: int
     data: bytes
     taken: Callable[[ReceivedBatch], None]
     holders: int = 0
     """Inboxes that have not taken it yet."""
+    gap: Gap | None = None
+    """What stands in the place of the events, if the sender could not keep them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of its sender's credit that it holds until it is taken."""
+        return len(self.data) if self.gap is None else limits.GAP_CREDIT_BYTES
 
 
 class EventRun(msgspec.Struct, frozen=True):
@@ -108,8 +118,8 @@ class Inbox:
         """Whether everything was consumed and nothing more will come."""
         return self._ended
 
-    def get(self, timeout_s: float | None) -> list[EventRun] | PeerStatus | None:
-        """Wait for the next batch or status; `None` when the time is over or nothing more will come.
+    def get(self, timeout_s: float | None) -> list[EventRun] | PeerStatus | Gap | None:
+        """Wait for the next batch, gap or status; `None` when the time is over or nothing more will come.
 
         Raises:
             LocalError: `node_failed`.
@@ -131,10 +141,10 @@ class Inbox:
             self._statuses_got += 1
             return item
         item.taken(item)
-        return self._decode(item)
+        return item.gap if item.gap is not None else self._decode(item)
 
-    def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus]:
-        """Batches and status reports until the end, or until nothing comes for `timeout_s` seconds."""
+    def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
+        """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
         while True:
             item = self.get(timeout_s)
             if item is not None:

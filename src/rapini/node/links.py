@@ -50,6 +50,7 @@ class LinkRecord:
         "in_service",
         "is_faulty",
         "is_finished",
+        "is_resumed",
         "link",
         "mechanism",
         "prefixes",
@@ -84,6 +85,8 @@ class LinkRecord:
         self.unsent_bytes = 0
         self.in_service = False
         self.is_finished = False
+        self.is_resumed = False
+        """Whether its handshake was a resumed one."""
         self.is_faulty = False
         """A fault of ours ended it; see `Core.contain`."""
 
@@ -131,4 +134,5 @@ class LinkRecord:
             is_up=self.is_up,
             subscriptions=self.prefixes,
             queued_bytes=self.session.outbox.kept_bytes if self.session is not None else 0,
+            is_tls_resumed=self.is_resumed,
         )

@@ -41,6 +41,7 @@ class Loop(Thread):
             latest, in monotonic seconds, or `None`.
         stalled: Called under the lock with the seconds that our process stood still.
         on_failed: Called without the lock when an exception has ended the loop: nothing moves any more.
+        clock: Monotonic seconds.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Loop(Thread):
         turn: Callable[[float], float | None],
         stalled: Callable[[float], None],
         on_failed: Callable[[ThreadFailure], None] = lambda failure: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(f"io-{name}")
         self.lock = threading.RLock()
@@ -58,6 +60,7 @@ class Loop(Thread):
         self._turn = turn
         self._stalled = stalled
         self._on_failed = on_failed
+        self._clock = clock
         self._timers: list[tuple[float, int, Timer]] = []
         self._numbers = itertools.count()
         self._waker, self._wakee = socket.socketpair()
@@ -97,22 +100,27 @@ class Loop(Thread):
     def run(self) -> None:
         """Turn until told to stop."""
         ready: list[tuple[selectors.SelectorKey, int]] = []
-        planned = time.monotonic()
+        self._sleeps_until = self._clock()
         while not self.stopping:
-            with self.lock:
-                self.beat()
-                now = time.monotonic()
-                self._is_woken = False
-                if now - planned > _STALL_S:
-                    self._stalled(now - planned)
-                self._note(ready)
-                self._run_timers(now)
-                planned = self._sleeps_until = self._plan(self._turn(now))
-                # A wake-up that came during this turn was for work that the turn may have done already; it costs
-                # one more turn at most.
+            self.take_turn(ready)
             # What is ready does not excuse a late return: a process that was stopped finds its peers' heartbeats here,
             # and timers run before they are read.
-            ready = self.selector.select(max(0.0, planned - time.monotonic()))
+            ready = self.selector.select(max(0.0, self._sleeps_until - self._clock()))
+
+    def take_turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> float:
+        """Do everything that is due; returns when the next turn is, at the latest (monotonic seconds)."""
+        with self.lock:
+            self.beat()
+            now = self._clock()
+            self._is_woken = False
+            if now - self._sleeps_until > _STALL_S:
+                self._stalled(now - self._sleeps_until)
+            self._note(ready)
+            self._run_timers(now)
+            # A wake-up that came during this turn was for work that the turn may have done already; it costs one more
+            # turn at most.
+            self._sleeps_until = self._plan(self._turn(now))
+            return self._sleeps_until
 
     def failed(self, failure: ThreadFailure) -> None:
         """Tell the owner that the loop is over."""
@@ -131,7 +139,7 @@ class Loop(Thread):
             heapq.heappop(self._timers)[2](now)
 
     def _plan(self, wanted: float | None) -> float:
-        until = time.monotonic() + _IDLE_S
+        until = self._clock() + _IDLE_S
         if wanted is not None:
             until = min(until, wanted)
         if self._timers:

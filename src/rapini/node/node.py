@@ -29,8 +29,9 @@ from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
 from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings, load_table
-from rapini.node.status import Origin, PeerInfo, PeerStatus
+from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
 from rapini.transport import Endpoint
 
 __all__ = ["Node"]
@@ -225,14 +226,40 @@ class Node:
         failures = [f"{dial.endpoint}: {dial.failure[1]}" for dial in self._core.peers.dials if dial.failure]
         return f" ({'; '.join(failures)})" if failures else ""
 
+    def reload_keys(self, *, denied: Sequence[str] | None = None) -> None:
+        """Read certificate, key and trust anchors anew, and judge every new connection by them.
+
+        All TLS tickets are dropped: those kept here, and those issued to others, so each next handshake is a full one.
+        Connections that are up go on, except those of peers on the deny list, which end at once. A peer whose
+        authority is trusted no more stays until its connection ends; put it on the deny list to end it.
+
+        Args:
+            denied: A new deny list, in place of the one in force; `None` leaves that. As the setting `denied`.
+
+        Raises:
+            ConfigError: A file or an entry is not usable, or the certificate is for another node or cluster. Nothing
+                has changed then.
+            LocalError: `closed`.
+        """
+        with self._lock:
+            self._check_open()
+            wanted = self._channels.denied if denied is None else denied
+        material = self._channels.load_anew(wanted)  # reads files: not under the lock
+        with self._lock:
+            self._check_open()
+            self._channels.replace(material)
+            self._core.keys_changed(time.monotonic())
+
     # -- events --------------------------------------------------------------------------------------------------
 
-    def publish(self, event: Event, topic: str | None = None) -> None:
+    def publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
         """Send an event to every peer that subscribed to its topic.
 
         It is on its way when the call returns, or waits for company for at most `max_batch_delay_s`. What cannot be
-        delivered is counted by peer, topic and cause (`counters`). With ``overflow="block"`` the call waits while a
-        subscriber's queue is full; otherwise the newest events are dropped for that subscriber alone.
+        delivered is counted by peer, topic and cause (`counters`), and comes to that subscriber as a `Gap`. What
+        happens when a subscriber's queue is full is up to the event's delivery class and its policy (`overflow`,
+        `reliable_overflow`): by default best-effort events are dropped for that subscriber alone, and for reliable
+        ones the call waits.
 
         Args:
             event: Must not be changed afterwards (events are immutable; so should be the lists and dicts in them).
@@ -244,25 +271,41 @@ class Node:
 
         Thread: any.
         """
-        self._core.publisher.publish(event, topic)
+        return self._core.publisher.publish(event, topic)
+
+    def try_publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
+        """Publish an event only if that means neither waiting nor dropping anything; never blocks.
+
+        Returns:
+            `PublishOutcome.FULL` if a subscriber's queue is full: nothing was taken, and the event is yours to try
+            again or to drop.
+
+        Raises: as `publish`. Thread: any.
+        """
+        return self._core.publisher.try_publish(event, topic)
 
     def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
         """Publish several events in order; see `publish`."""
         self._core.publisher.publish_many(events, topic)
 
     def flush(self, timeout_s: float = 5.0) -> bool:
-        """Send what waits and wait until the connected peers have taken everything published so far.
+        """Send what waits and wait until everything published so far was taken by the peers that it is owed to.
+
+        Best-effort events are owed to those that are connected, reliable ones also to those that are lost and may
+        return within their lease.
 
         Returns:
             False if that took longer than `timeout_s` seconds.
         """
+        return self._flush(timeout_s, also_lost=True)
+
+    def _flush(self, timeout_s: float, *, also_lost: bool) -> bool:
         deadline = time.monotonic() + timeout_s
         with self._lock:
             self._check_alive()
             publisher = self._core.publisher
-            may_block = self._core.settings.overflow == "block"
-            publisher.flush(time.monotonic(), may_block=may_block, deadline=deadline)
-            while any(s.record is not None and not s.outbox.is_idle for s in self._core.peers.sessions.values()):
+            publisher.flush(time.monotonic(), may_block=True, deadline=deadline)
+            while any(_is_owed(session, also_lost) for session in self._core.peers.sessions.values()):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -334,18 +377,18 @@ class Node:
     @overload
     def events(
         self, *, timeout_s: float | None = None, with_status: Literal[True]
-    ) -> Iterator[tuple[Event, Origin] | PeerStatus]: ...
+    ) -> Iterator[tuple[Event, Origin] | PeerStatus | Gap]: ...
     def events(
         self, *, timeout_s: float | None = None, with_status: bool = False
-    ) -> Iterator[tuple[Event, Origin] | PeerStatus]:
+    ) -> Iterator[tuple[Event, Origin] | PeerStatus | Gap]:
         """Received events with their origin, until `stop()` or `close()`.
 
         Args:
             timeout_s: End when nothing has come for so long; `None` waits for ever.
-            with_status: Also yield `PeerStatus` reports, in order with the events.
+            with_status: Also yield `PeerStatus` reports and `Gap`s, in order with the events.
         """
         for item in self.inbox.items(timeout_s):
-            if not isinstance(item, PeerStatus):
+            if isinstance(item, list):
                 for run in item:
                     origin = run.origin
                     for event in run.events:
@@ -353,13 +396,13 @@ class Node:
             elif with_status:
                 yield item
 
-    def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus]:
-        """Runs of events and status reports, in order: the fastest way to consume. Ends as `events()` does."""
+    def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus | Gap]:
+        """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""
         for item in self.inbox.items(timeout_s):
-            if isinstance(item, PeerStatus):
-                yield item
-            else:
+            if isinstance(item, list):
                 yield from item
+            else:
+                yield item
 
     def _dispatch(self) -> Dispatcher:
         if self._dispatcher is None:
@@ -415,7 +458,7 @@ class Node:
         if self._dispatcher is not None:
             self._dispatcher.wait_stop(drain_s)
         with contextlib.suppress(LocalError):  # the node has failed, which whoever used it was told
-            self.flush(drain_s)
+            self._flush(drain_s, also_lost=False)
         with self._lock:
             self._is_closed = True
             self._core.is_closing = True
@@ -443,6 +486,13 @@ class Node:
     def _check_alive(self) -> None:
         if self._core.error is not None:
             raise self._core.error
+
+
+def _is_owed(session: Session, also_lost: bool) -> bool:
+    """Whether a peer has not taken everything that it is owed."""
+    if session.record is not None:
+        return not session.outbox.is_idle
+    return also_lost and not session.is_departed and not session.outbox.reliable.is_idle
 
 
 def _settings(config: str | NodeSettings | None, keys: str | None, options: dict[str, Any]) -> NodeSettings:

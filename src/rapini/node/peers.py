@@ -7,9 +7,6 @@ sees is in order too: `lost` comes after the last batch of its epoch, and before
 from __future__ import annotations
 
 import logging
-import os
-import random
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -19,6 +16,7 @@ from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
 from rapini.node.dials import Dial, DialState
+from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
@@ -32,6 +30,7 @@ from rapini.session.link import (
     CloseKind,
     EventsAcknowledged,
     EventsReceived,
+    GapReceived,
     GreetingReceived,
     LinkClosed,
     LinkOutcome,
@@ -42,12 +41,15 @@ from rapini.session.link import (
     SubscriptionsReceived,
 )
 from rapini.session.messages import Epoch, Incarnation
-from rapini.session.outbox import Outbox
+from rapini.session.outbox import Batch, Hole, Outbox
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 
 __all__ = ["Peers"]
 
 _log = logging.getLogger("rapini.node")
+
+_HOUSEKEEPING_S: Final = 0.5
+"""How often ages and stalls are looked at."""
 
 _UP_STATES: Final = {
     Relation.FIRST: PeerState.UP,
@@ -68,6 +70,7 @@ class Peers:
         admission: Asked about each verified peer.
         service: Sends what a record's link has to say, handles what follows, re-arms it.
         contain: Ends one connection that an unexpected exception came of; without it, such an exception is raised.
+        environment: Clock and chance.
     """
 
     def __init__(
@@ -81,12 +84,13 @@ class Peers:
         admission: Admission,
         service: Callable[[LinkRecord, float], None],
         contain: Callable[[LinkRecord, Exception, float], None] | None = None,
+        environment: Environment = REAL,
     ) -> None:
-        self.incarnation = Incarnation(os.urandom(16))
+        self.incarnation = Incarnation(environment.entropy(16))
         self.sessions: dict[str, Session] = {}
         self.records: dict[LinkId, LinkRecord] = {}
         self.inboxes: list[Inbox] = []
-        self.reports = Reports(self.inboxes, counters)
+        self.reports = Reports(self.inboxes, counters, environment)
         self.dials: list[Dial] = []
         self.subscriptions: tuple[str, ...] = ()
         self.subscriptions_version = 0
@@ -104,6 +108,8 @@ class Peers:
         self._admission = admission
         self._service = service
         self._contain = contain or _raise
+        self._clock = environment.clock
+        self._random = environment.random
         self._taken: deque[ReceivedBatch] = deque()
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
@@ -115,7 +121,10 @@ class Peers:
             sessions=self.sessions,
             pump=self.pump,
             wake=self._wake_to_flush,
+            clock=environment.clock,
+            peers=self,
         )
+        loop.call_at(environment.clock() + _HOUSEKEEPING_S, self.look_for_stalls)
 
     def _wake_to_flush(self) -> None:
         # While events are published the loop turns every millisecond by itself (see Core), which is soon enough.
@@ -129,8 +138,10 @@ class Peers:
         match outcome:
             case EventsReceived():
                 self._on_events(record, outcome, now)
-            case EventsAcknowledged(received_events=received):
-                self._on_acknowledged(record, received, now)
+            case EventsAcknowledged(taken=taken):
+                self._on_acknowledged(record, taken, now)
+            case GapReceived():
+                self._on_gap(record, outcome, now)
             case ChannelOpened():
                 self._on_channel_opened(record, outcome, now)
             case GreetingReceived():
@@ -150,6 +161,8 @@ class Peers:
 
     def _on_channel_opened(self, record: LinkRecord, opened: ChannelOpened, now: float) -> None:
         self._counters.channels_opened += 1
+        self._counters.handshakes_resumed += opened.is_resumed
+        record.is_resumed = opened.is_resumed
         if record.link.is_closed:
             return  # it broke the rules in the same breath; its end is among the outcomes that follow
         if opened.identity is not None:
@@ -182,7 +195,11 @@ class Peers:
     def _new_session(self, name: str) -> Session:
         return Session(
             name=name,
-            outbox=Outbox(self._settings.send_queue_bytes),
+            outbox=Outbox(
+                self._settings.send_queue_bytes,
+                overflow=self._settings.overflow,
+                reliable_overflow=self._settings.reliable_overflow,
+            ),
             window_bytes=self._settings.window_bytes,
             is_departed=True,
         )
@@ -197,14 +214,14 @@ class Peers:
                 try:
                     self._on_verdict(record, is_admitted, why_not)
                 except Exception as error:  # noqa: BLE001 - see `Core.contain`
-                    self._contain(record, error, time.monotonic())
+                    self._contain(record, error, self._clock())
 
         self._admission.ask(record.info(), verdict, lambda: record.link.state is LinkState.JUDGING)
 
     def _on_verdict(self, record: LinkRecord, is_admitted: bool, why_not: str) -> None:
         if record.link.state is not LinkState.JUDGING:
             return
-        now = time.monotonic()
+        now = self._clock()
         if not is_admitted:
             record.link.refuse("denied", why_not, now, self._settings.backoff_rejected_s)
             self._service(record, now)
@@ -302,7 +319,7 @@ class Peers:
         if record.session is not None and record.session.record is record:
             record.session.prefixes = prefixes
             if not self.publisher.is_blocked():
-                self.publisher.flush(time.monotonic())  # what was published before goes by the old subscriptions
+                self.publisher.flush(self._clock())  # what was published before goes by the old subscriptions
             self.publisher.reroute()
 
     def subscribe(self, prefixes: tuple[str, ...], now: float) -> int:
@@ -324,22 +341,48 @@ class Peers:
         if session.exceeds_credit(len(events.batch)):
             record.link.refuse("protocol_error", "it sent more than its credit allows", now)
             return
-        missing = session.received(events)
-        if missing is None:
-            record.link.refuse("protocol_error", "event numbers went back", now)
+        if not session.received(events):
+            record.link.refuse("protocol_error", "event numbers do not continue", now)
             return
         self._counters.received[session.name] += events.count
-        if missing:
-            self._counters.missed[session.name] += missing
         batch = ReceivedBatch(
             peer=session.name,
             epoch=session.epoch,
             generation=session.generation,
+            delivery=events.delivery,
             first_sequence=events.first_sequence,
             count=events.count,
             data=events.batch,
             taken=self._batch_taken,
         )
+        self._hand_over(session, batch, now)
+
+    def _on_gap(self, record: LinkRecord, gap: GapReceived, now: float) -> None:
+        session = record.session
+        if session is None:
+            raise AssertionError("gaps come over an admitted link")
+        if session.exceeds_credit(limits.GAP_CREDIT_BYTES):
+            record.link.refuse("protocol_error", "it sent more than its credit allows", now)
+            return
+        if not session.received_gap(gap):
+            record.link.refuse("protocol_error", "event numbers do not continue", now)
+            return
+        self._counters.count_gap(session.name, gap.reason, gap.count)
+        batch = ReceivedBatch(
+            peer=session.name,
+            epoch=session.epoch,
+            generation=session.generation,
+            delivery=gap.delivery,
+            first_sequence=gap.first_sequence,
+            count=gap.count,
+            data=b"",
+            taken=self._batch_taken,
+            gap=self.reports.gap(session, gap),
+        )
+        self._hand_over(session, batch, now)
+
+    def _hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
+        """Give a batch, or the gap in its place, to those who consume."""
         consumers = [inbox for inbox in self.inboxes if inbox.prefixes]
         batch.holders = len(consumers)
         if not session.ack_is_due:
@@ -353,9 +396,9 @@ class Peers:
     def _batch_taken(self, batch: ReceivedBatch) -> None:
         """A consumer took a batch (on its own thread, without the lock: it must not wait for the I/O thread)."""
         self._taken.append(batch)
-        self._taken_bytes += len(batch.data)
+        self._taken_bytes += batch.size
         if self._taken_bytes * ACK_SHARE >= self._settings.window_bytes:
-            now = time.monotonic()
+            now = self._clock()
             with self._loop.lock:
                 self.tell_all_taken(now)
 
@@ -363,7 +406,7 @@ class Peers:
         """Acknowledge what consumers took since the last time, to each peer that it came from."""
         self._note_taken()
         for session in self.sessions.values():
-            if session.taken > session.acknowledged:
+            if session.has_news:
                 self._tell_taken(session, now)
 
     def _note_taken(self) -> None:
@@ -374,8 +417,8 @@ class Peers:
             batch.holders -= 1
             session = self.sessions.get(batch.peer)
             if batch.holders <= 0 and session is not None:
-                session.released(batch.epoch, len(batch.data))
-                session.batch_taken(batch.generation, batch.first_sequence, batch.count)
+                session.released(batch.epoch, batch.size)
+                session.was_taken(batch.generation, batch.delivery, batch.first_sequence, batch.count)
 
     def _tell_taken(self, session: Session, now: float) -> None:
         record = session.record
@@ -391,18 +434,19 @@ class Peers:
         """The timer that starts with a batch: tell what was taken, and look again while something was not."""
         session.ack_is_due = False
         self._note_taken()
-        if session.record is not None and session.taken < session.position:
+        if session.record is not None and session.holds_something:
             session.ack_is_due = True
             self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
         self._tell_taken(session, now)
 
-    def _on_acknowledged(self, record: LinkRecord, received: int, now: float) -> None:
+    def _on_acknowledged(self, record: LinkRecord, taken: list[int], now: float) -> None:
         session = record.session
         if session is None:
             raise AssertionError("acknowledgements come over an admitted link")
-        if not session.outbox.acknowledge(received):
+        if not session.outbox.acknowledge(taken):
             record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
             return
+        session.progress_at = now
         self.pump(session, now)
         self.publisher.room.notify_all()
 
@@ -412,9 +456,12 @@ class Peers:
         if record is None or record.unsent or not record.is_up:  # closed: its end is among the outcomes that follow
             return
         try:
-            for first_sequence, batch in session.outbox.sendable():
-                record.link.send_events(first_sequence, batch.count, batch.data, now)
-                self._counters.sent[session.name] += batch.count
+            for delivery, first_sequence, item in session.outbox.sendable():
+                if type(item) is Batch:
+                    record.link.send_events(delivery, first_sequence, item.count, item.data, now)
+                    self._counters.sent[session.name] += item.count
+                elif isinstance(item, Hole):
+                    record.link.send_gap(delivery, first_sequence, item, now)
                 record.transmit()
                 if record.unsent:
                     return  # parked: the rest follows when the connection is writable
@@ -428,7 +475,8 @@ class Peers:
         if session is not None and was_up:
             if closed.kind is CloseKind.LOST:
                 self._counters.peers_lost += 1
-                session.lost()
+                session.lost(now)
+                self._loop.call_at(now + self._settings.lease_s, self._end_leases)
             else:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
@@ -440,6 +488,54 @@ class Peers:
         self.carry_out(self.roster.link_closed(record.id), now)
         if was_up and session is not None:
             self.wake_standby(session.name, now)
+
+    # -- leases and stalls -------------------------------------------------------------------------------------
+
+    def _end_leases(self, now: float) -> None:
+        """Release the peers that have been lost for too long."""
+        for session in list(self.sessions.values()):
+            if session.lost_at is not None and now >= session.lost_at + self._settings.lease_s:
+                self.release(session, f"it has not returned within {self._settings.lease_s:g} s")
+
+    def release(self, session: Session, why: str) -> None:
+        """A lost peer's lease is over: keep nothing for it but the account, which it hears as a gap if it returns."""
+        if session.record is not None or session.is_departed:
+            return
+        session.departed("lease_expired")
+        self.reports.released(session, why)
+        self.publisher.reroute()
+        self._forget_the_oldest()
+
+    def _forget_the_oldest(self) -> None:
+        """Bound what is remembered of peers that are gone."""
+        gone = [s for s in self.sessions.values() if s.is_departed and s.record is None and not s.held_bytes]
+        for session in gone[: max(0, len(gone) - limits.MAX_REMEMBERED_PEERS)]:
+            self._counters.forget(session.name, session.outbox.dropped, session.outbox.acknowledged)
+            del self.sessions[session.name]
+            self.roster.forget(session.name)
+
+    def look_for_stalls(self, now: float) -> None:
+        """Age what waits, and disconnect peers that take nothing while their queue is full."""
+        settings = self._settings
+        for session in list(self.sessions.values()):
+            if settings.max_age_s:
+                for flow in session.outbox.flows:
+                    flow.expire(now - settings.max_age_s)
+                self.pump(session, now)
+            record = session.record
+            if record is None or all(flow.has_room() for flow in session.outbox.flows):
+                session.progress_at = now
+            elif now >= session.progress_at + settings.stall_timeout_s:
+                detail = f"its queue is full, and it has taken nothing for {settings.stall_timeout_s:g} s"
+                self.disconnect(session, "stalled", detail, now)
+        self._loop.call_at(now + _HOUSEKEEPING_S, self.look_for_stalls)
+
+    def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:
+        """End a peer's connection for its own good; its session is lost, and may be resumed."""
+        record = session.record
+        if record is not None and not record.link.is_closed:
+            record.link.refuse(code, detail, now, self._settings.backoff_max_s)
+            self._service(record, now)
 
     # -- dials ---------------------------------------------------------------------------------------------------
 
@@ -460,7 +556,7 @@ class Peers:
         """A peer's session ended: the dials that stood by may try."""
         for dial in self.dials:
             if dial.state is DialState.STANDBY and dial.peer == name:
-                due = now + random.random() * self._settings.backoff_first_s
+                due = now + self._random() * self._settings.backoff_first_s
                 dial.wake(due)
                 self._loop.wake_before(due)
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from rapini.codec import Codec, EncodedRun, join_runs, split_into_batches
 from rapini.errors import LocalError, RapiniError
 from rapini.events import Event, check_topic
+from rapini.events.delivery import DELIVERIES, Delivery
 from rapini.node.counters import Counters
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
+from rapini.node.status import PublishOutcome
 from rapini.session.outbox import Batch
 
 __all__ = ["Publisher"]
@@ -30,10 +32,27 @@ _log = logging.getLogger("rapini.node")
 
 _FIRST_WINDOW_S: Final = 0.0002
 """Events closer together than this share a batch; at up to 5,000 events/s each goes at once."""
+_ACCEPTED: Final = PublishOutcome.ACCEPTED
 _MAX_CACHED: Final = 65_536
 
 _BUSY_BATCH: Final = 8
 """A batch of this many events in one window means load: the window doubles; a smaller one halves it."""
+
+
+_T = TypeVar("_T")
+
+_Routed = tuple[EncodedRun, tuple[Session, ...], tuple[Delivery, int]]
+"""A run with who wants it, its delivery class and its priority."""
+
+
+class Consequences(Protocol):
+    """What becomes of peers whose queues are full."""
+
+    def release(self, session: Session, why: str) -> None:
+        """End the lease of a peer that is away."""
+
+    def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:
+        """End the connection of one that is here."""
 
 
 class Publisher:
@@ -46,6 +65,8 @@ class Publisher:
         sessions: All sessions, by name; routes are made from them.
         pump: Sends what a session's credit allows.
         wake: Wakes the I/O thread to flush at `flush_at`.
+        clock: Monotonic seconds.
+        peers: Releases and disconnects those whose queues are full, where their policy says so.
     """
 
     def __init__(
@@ -57,6 +78,8 @@ class Publisher:
         sessions: dict[str, Session],
         pump: Callable[[Session, float], None],
         wake: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+        peers: Consequences | None = None,
     ) -> None:
         self.codec = Codec()
         self.flush_at: float | None = None
@@ -72,9 +95,15 @@ class Publisher:
         self._sessions = sessions
         self._pump = pump
         self._wake = wake
+        self._clock = clock
         self._max_events = settings.max_batch_events
         self._is_debug = settings.debug
-        self._blocks = settings.overflow == "block"
+        self._peers = peers
+        self._policies = (settings.overflow, settings.reliable_overflow)
+        self._blocking = tuple(number for number, policy in enumerate(self._policies) if policy == "block")
+        """The classes whose publishers wait for room."""
+        self._prefixes = _by_length(settings.delivery), _by_length(settings.priority)
+        self._treatments: dict[tuple[str, Delivery], tuple[Delivery, int]] = {}
         self._routes: dict[str, tuple[Session, ...]] = {}
         self._checked_topics: set[str] = set()
         self._plain_kinds: set[type] = set()
@@ -89,7 +118,7 @@ class Publisher:
         self._is_closed = False
         self._error: RapiniError | None = None
 
-    def publish(self, event: Event, topic: str | None = None) -> None:
+    def publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
         """Take one event. See `rapini.Node.publish`.
 
         The quick path takes no lock: `list.append` is atomic, and so are the slice and the deletion by which a flush
@@ -103,10 +132,34 @@ class Publisher:
             waiting.append(self._checked(event, topic))
         if not self._is_armed:
             with self._lock:
-                self._arm(time.monotonic())
+                self._arm(self._clock())
         elif len(waiting) >= self._max_events:
             with self._lock:
-                self.flush(time.monotonic(), may_block=self._blocks)
+                self.flush(self._clock(), may_block=bool(self._blocking))
+        return _ACCEPTED
+
+    def try_publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
+        """Take one event if that means neither waiting nor dropping anything. See `rapini.Node.try_publish`."""
+        with self._lock:
+            item = self._checked(event, topic)
+            target = event.__class__.__rapini_topic__ if topic is None else topic
+            receivers = self.route(target)
+            delivery, _ = self._treatment(target, event.__class__.__rapini_delivery__)
+            if len(self._waiting) >= self._max_events - 1 and not self.is_blocked():
+                self.flush(self._clock())
+            if self.is_blocked() or any(self._has_no_room(session, delivery) for session in receivers):
+                return PublishOutcome.FULL
+            self._waiting.append(item)
+            if not self._is_armed:
+                self._arm(self._clock())
+            return _ACCEPTED if receivers else PublishOutcome.UNROUTED
+
+    @staticmethod
+    def _has_no_room(session: Session, delivery: Delivery) -> bool:
+        """Whether the next batch for a peer would be dropped, or wait."""
+        if session.record is None and delivery is Delivery.BEST_EFFORT:
+            return False  # it is counted as lost to an absent peer; there is nothing to wait for
+        return not session.outbox.flows[delivery].has_room()
 
     def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
         """Take several events."""
@@ -138,7 +191,7 @@ class Publisher:
         """An event waits and nobody is to flush it: do it now when idle, else see that it is done in time."""
         due = self._last_flush + max(self._window_s, _FIRST_WINDOW_S)
         if now >= due:
-            self.flush(now, may_block=self._blocks)
+            self.flush(now, may_block=bool(self._blocking))
             return
         self._is_armed = True
         self.batches += 1
@@ -170,16 +223,17 @@ class Publisher:
             self._window_s = min(self._max_window_s, max(_FIRST_WINDOW_S, self._window_s * 2))
         else:
             self._window_s /= 2
-        encoded: list[tuple[EncodedRun, tuple[Session, ...]]] = []
+        encoded: list[_Routed] = []
         for topic, events in _runs(taken):
             self._encode(topic, events, encoded)
         if len(encoded) == 1:  # nearly always: one type and topic, so one batch for everybody
-            run, receivers = encoded[0]
-            self._deliver((Batch(join_runs((run,)), run.count, {run.topic: run.count}),), receivers, now)
+            run, receivers, (delivery, priority) = encoded[0]
+            batch = Batch(join_runs((run,)), run.count, {run.topic: run.count}, priority)
+            self._deliver((batch,), receivers, delivery, now)
         else:
             self._distribute(encoded, now)
 
-    def _encode(self, topic: str, events: list[Event], encoded: list[tuple[EncodedRun, tuple[Session, ...]]]) -> None:
+    def _encode(self, topic: str, events: list[Event], encoded: list[_Routed]) -> None:
         counters = self._counters
         counters.published[topic] += len(events)
         receivers = self.route(topic)
@@ -191,33 +245,70 @@ class Publisher:
             if not counters.not_encodable[topic]:
                 _log.error("an event %s cannot be encoded: %s", failure.type_name, failure.detail)
             counters.not_encodable[topic] += 1
-        encoded += [(run, receivers) for run in runs]
+        treatment = self._treatment(topic, events[0].__class__.__rapini_delivery__)
+        encoded += [(run, receivers, treatment) for run in runs]
 
-    def _distribute(self, encoded: list[tuple[EncodedRun, tuple[Session, ...]]], now: float) -> None:
-        wanted: dict[Session, list[EncodedRun]] = {}
-        for run, receivers in encoded:
+    def _treatment(self, topic: str, declared: Delivery) -> tuple[Delivery, int]:
+        """The delivery class and the priority of a topic."""
+        known = self._treatments.get((topic, declared))
+        if known is None:
+            deliveries, priorities = self._prefixes
+            delivery = next((DELIVERIES[name] for prefix, name in deliveries if topic.startswith(prefix)), declared)
+            priority = next((rank for prefix, rank in priorities if topic.startswith(prefix)), 0)
+            if len(self._treatments) > _MAX_CACHED:
+                self._treatments.clear()
+            known = self._treatments[topic, declared] = (delivery, priority)
+        return known
+
+    def _distribute(self, encoded: list[_Routed], now: float) -> None:
+        wanted: dict[tuple[Session, Delivery, int], list[EncodedRun]] = {}
+        for run, receivers, (delivery, priority) in encoded:
             for session in receivers:
-                wanted.setdefault(session, []).append(run)
+                wanted.setdefault((session, delivery, priority), []).append(run)
         made: dict[tuple[int, ...], list[Batch]] = {}  # receivers of the same runs share one batch (or few, if large)
-        for session, runs in wanted.items():
+        for (session, delivery, priority), runs in wanted.items():
             key = tuple(map(id, runs))
             batches = made.get(key)
             if batches is None:
-                batches = made[key] = [_batch(group) for group in split_into_batches(runs)]
-            self._deliver(batches, (session,), now)
+                batches = made[key] = [_batch(group, priority) for group in split_into_batches(runs)]
+            self._deliver(batches, (session,), delivery, now)
 
-    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], now: float) -> None:
+    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], delivery: Delivery, now: float) -> None:
+        blocks = delivery in self._blocking
         for session in receivers:
             for batch in batches:
-                if session.record is None:
-                    session.outbox.drop(batch.topics, "peer_lost")
-                elif session.outbox.put(batch, may_exceed=self._blocks):
-                    self._pump(session, now)
+                if session.record is not None:
+                    if session.outbox.put(batch, delivery, now, may_exceed=blocks):
+                        self._pump(session, now)
+                    else:
+                        self._on_full(session, delivery, now)
+                elif delivery is Delivery.BEST_EFFORT:
+                    session.outbox.lose(batch, delivery, "peer_lost")
+                else:
+                    self._keep_for_lost(session, batch, delivery, now)
+
+    def _on_full(self, session: Session, delivery: Delivery, now: float) -> None:
+        """Something was dropped: send the hole that it left, and the peer away if that is the policy."""
+        if self._peers is not None and self._policies[delivery] == "disconnect":
+            self._peers.disconnect(session, "slow", "its queue is full, and the policy is to disconnect", now)
+        else:
+            self._pump(session, now)
+
+    def _keep_for_lost(self, session: Session, batch: Batch, delivery: Delivery, now: float) -> None:
+        """Keep a batch for a peer that may return; an absent peer makes nobody wait, so its lease ends at the bound."""
+        flow = session.outbox.flows[delivery]
+        keeps_the_rest = self._policies[delivery] in ("drop_oldest", "drop_newest")
+        if not keeps_the_rest and not flow.has_room() and self._peers is not None:
+            self._peers.release(session, f"{flow.kept_bytes} bytes wait for it, which is the bound")
+        if session.is_departed:
+            flow.count_drop(batch.topics, "lease_expired")
+        else:
+            flow.put(batch, now)
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
         while not self._is_closed and self._full():
-            left = 1.0 if deadline is None else deadline - time.monotonic()
+            left = 1.0 if deadline is None else deadline - self._clock()
             if left <= 0:
                 return
             self.room.wait(min(left, 1.0))
@@ -226,25 +317,34 @@ class Publisher:
 
     def is_blocked(self) -> bool:
         """Block policy: whether a flush now would drop what its publisher would rather wait for."""
-        return self._blocks and self._full()
+        return bool(self._blocking) and self._full()
 
     def _full(self) -> bool:
         for session in self._sessions.values():
-            if session.record is not None and not session.outbox.has_room():
+            if session.record is not None and not all(flow.has_room() for flow in session.outbox.flows):
                 break
         else:
             return False  # nearly always, and asked at every flush
-        full = [s for s in self._sessions.values() if s.record is not None and not s.outbox.has_room()]
-        wanted = {topic for topic, _ in _runs(self._waiting[:])}
-        return any(session in self.route(topic) for topic in wanted for session in full)
+        wanted = {(topic, events[0].__class__.__rapini_delivery__) for topic, events in _runs(self._waiting[:])}
+        return any(
+            self._is_full_for(session, self._treatment(topic, declared)[0])
+            for topic, declared in wanted
+            for session in self.route(topic)
+        )
+
+    def _is_full_for(self, session: Session, delivery: Delivery) -> bool:
+        if delivery not in self._blocking or session.record is None:
+            return False
+        return not session.outbox.flows[delivery].has_room()
 
     def account_for_the_rest(self) -> None:
         """The node is closed: count what was still collected as dropped for every peer that wanted it."""
         for topic, events in _runs(self._waiting):
             self._counters.published[topic] += len(events)
             receivers = self.route(topic)
+            delivery, _ = self._treatment(topic, events[0].__class__.__rapini_delivery__)
             for session in receivers:
-                session.outbox.drop({topic: len(events)}, "closing")
+                session.outbox.count_drop({topic: len(events)}, delivery, "closing")
             if not receivers:
                 self._counters.unrouted[topic] += len(events)
         self._waiting.clear()
@@ -305,8 +405,13 @@ def _kind_and_topic(item: Event | _Addressed) -> tuple[type[Event], str]:
     return type(item), type(item).__rapini_topic__
 
 
-def _batch(runs: Sequence[EncodedRun]) -> Batch:
+def _by_length(table: Mapping[str, _T]) -> list[tuple[str, _T]]:
+    """Prefixes with what is said of them, the longest first."""
+    return sorted(table.items(), key=lambda item: -len(item[0]))
+
+
+def _batch(runs: Sequence[EncodedRun], priority: int) -> Batch:
     topics: dict[str, int] = {}
     for run in runs:
         topics[run.topic] = topics.get(run.topic, 0) + run.count
-    return Batch(join_runs(runs), sum(topics.values()), topics)
+    return Batch(join_runs(runs), sum(topics.values()), topics, priority)

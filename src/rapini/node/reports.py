@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import Final
 
 from rapini.node.counters import Counters
+from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox
 from rapini.node.links import LinkRecord
-from rapini.node.status import PeerState, PeerStatus
+from rapini.node.sessions import Session
+from rapini.node.status import Gap, PeerState, PeerStatus
 from rapini.secure.channel import Side
-from rapini.session.link import CloseKind, LinkClosed
+from rapini.session.link import CloseKind, GapReceived, LinkClosed
 
 __all__ = ["Reports"]
 
@@ -21,10 +22,32 @@ _UNSPOKEN: Final = ("closed", "reset", "aborted", "superseded")
 """How a stranger's connection may end without a report: somebody connected and went away without a word."""
 
 
-_STRANGERS_LOGGED: Final = 20
-"""Lines about strangers in `_PERIOD_S` seconds: they can come by the thousand, and must not fill a disk."""
+_LINES_LOGGED: Final = 20
+"""Lines of one kind in `_PERIOD_S` seconds: strangers and gaps can come by the thousand, and must not fill a disk."""
 
 _PERIOD_S: Final = 10.0
+
+
+class _Allowance:
+    """How many lines of one kind may be logged in a period.
+
+    Args:
+        hidden: What is logged afterwards, with the number of lines that were not.
+    """
+
+    def __init__(self, hidden: str) -> None:
+        self._hidden = hidden
+        self._period_ends = 0.0
+        self._logged = 0
+
+    def take(self, now: float) -> bool:
+        """Whether one more may be logged."""
+        if now >= self._period_ends:
+            if self._logged > _LINES_LOGGED:
+                _log.warning(self._hidden, self._logged - _LINES_LOGGED)
+            self._period_ends, self._logged = now + _PERIOD_S, 0
+        self._logged += 1
+        return self._logged <= _LINES_LOGGED
 
 
 class Reports:
@@ -33,13 +56,15 @@ class Reports:
     Args:
         inboxes: Who is told; the node's own list, which may grow.
         counters: Where rejections are counted.
+        environment: The clocks.
     """
 
-    def __init__(self, inboxes: list[Inbox], counters: Counters) -> None:
+    def __init__(self, inboxes: list[Inbox], counters: Counters, environment: Environment = REAL) -> None:
         self._inboxes = inboxes
         self._counters = counters
-        self._period_ends = 0.0
-        self._logged = 0
+        self._environment = environment
+        self._strangers = _Allowance("%d more strangers were rejected meanwhile")
+        self._gaps = _Allowance("%d more gaps were reported meanwhile")
 
     def status(self, status: PeerStatus) -> None:
         """Tell every consumer."""
@@ -60,9 +85,40 @@ class Reports:
                 endpoint=record.connection.endpoint,
                 address=record.connection.address,
                 epoch=record.link.epoch or 0,
-                time=time.time(),
+                time=self._environment.wall(),
             )
         )
+
+    def gap(self, session: Session, gap: GapReceived) -> Gap:
+        """Make a gap of what a link told; it takes its place among the events."""
+        report = Gap(
+            peer=session.name,
+            delivery=gap.delivery.label,
+            count=gap.count,
+            first=gap.first_sequence,
+            last=gap.first_sequence + gap.count - 1,
+            reason=gap.reason,
+            topics=gap.topics,
+            epoch=session.epoch,
+            time=self._environment.wall(),
+        )
+        if self._gaps.take(self._environment.clock()):
+            _log.warning("%s", report)
+        return report
+
+    def released(self, session: Session, why: str) -> None:
+        """Tell that a lost peer is owed nothing any more."""
+        state = PeerState.RELEASED
+        status = PeerStatus(
+            state=state,
+            peer=session.name,
+            code="lease_expired",
+            detail=why,
+            epoch=session.epoch,
+            time=self._environment.wall(),
+        )
+        self.status(status)
+        _log.warning("%s", status)
 
     def closed(self, record: LinkRecord, closed: LinkClosed, *, was_up: bool) -> None:
         """Tell how a link ended, if it is worth telling; count it in any case."""
@@ -77,14 +133,5 @@ class Reports:
         if record.link.greeting is None and record.dial is None and code in _UNSPOKEN:
             return
         self.link(record, PeerState.REJECTED, code=code, side=side, detail=detail)
-        if record.link.peer or record.dial is not None or self._may_log_stranger():
+        if record.link.peer or record.dial is not None or self._strangers.take(self._environment.clock()):
             _log.warning("%s: rejected: %s (%s)", record.link.peer or record.connection.address, detail, code)
-
-    def _may_log_stranger(self) -> bool:
-        now = time.monotonic()
-        if now >= self._period_ends:
-            if self._logged > _STRANGERS_LOGGED:
-                _log.warning("%d more strangers were rejected meanwhile", self._logged - _STRANGERS_LOGGED)
-            self._period_ends, self._logged = now + _PERIOD_S, 0
-        self._logged += 1
-        return self._logged <= _STRANGERS_LOGGED

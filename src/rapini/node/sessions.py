@@ -6,13 +6,15 @@ of it is touched under the node's lock, `taken` (called by consumers) takes it.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from rapini.session.link import EventsReceived
+from rapini import limits
+from rapini.events.delivery import Delivery
+from rapini.session.intake import Intake
 from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Outbox
+from rapini.session.outcomes import EventsReceived, GapReceived
 
 if TYPE_CHECKING:
     from rapini.node.links import LinkRecord
@@ -41,27 +43,36 @@ class Session:
     record: LinkRecord | None = None
     """The link on which events flow; `None` while it is away."""
     prefixes: tuple[str, ...] = ()
-    """What the peer subscribed to; kept while it is away, so that what it misses is counted."""
+    """What the peer subscribed to; kept while it is away, so that what it misses is kept or counted."""
     is_departed: bool = False
-    """It said goodbye, or was never up: nothing is owed to it."""
+    """It said goodbye, its lease is over, or it was never up: nothing is owed to it."""
     generation: int = 0
     """Counts the sessions with this name: numbers of an older one mean nothing to a newer."""
-    position: int = 0
-    """Sequence number after the last event received."""
-    taken: int = 0
-    """Sequence number after the last event taken by the application."""
-    acknowledged: int = 0
-    """What we told the peer last."""
+    intakes: tuple[Intake, Intake] = field(default_factory=lambda: (Intake(), Intake()))
+    """What has come, by delivery class."""
     ack_is_due: bool = False
     credit_used: int = 0
-    """Bytes of batches that came over the present channel and were not taken yet."""
+    """Bytes of what came over the present channel and was not taken yet."""
     held_bytes: int = 0
     """The same over all channels so far: a peer that reconnects gets new credit while the old waits for consumers."""
     is_verified: bool = False
     """Whether its name was ever proven."""
-    waiting: dict[int, int] = field(default_factory=dict)
-    """Sequence numbers after batches that were taken out of order, by the number before."""
-    lost_at: float = 0.0
+    progress_at: float = 0.0
+    """When the peer last acknowledged something, or had nothing to, in monotonic seconds."""
+    lost_at: float | None = None
+    """When it was lost, in monotonic seconds; its lease counts from here. `None` while it is here or has departed."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something was taken that the peer was not told of."""
+        best_effort, reliable = self.intakes
+        return best_effort.taken > best_effort.told or reliable.taken > reliable.told
+
+    @property
+    def holds_something(self) -> bool:
+        """Whether something that came was not taken yet."""
+        best_effort, reliable = self.intakes
+        return best_effort.taken < best_effort.position or reliable.taken < reliable.position
 
     def greeting(self, cluster: str, node: str, role: str, incarnation: Incarnation) -> Greeting:
         """What we say to this peer: who we are and what we remember of it."""
@@ -73,7 +84,7 @@ class Session:
             window_bytes=self.window_bytes,
             known_incarnation=self.incarnation,
             known_epoch=self.epoch,
-            received_events=self.position,
+            received=[intake.position for intake in self.intakes],
         )
 
     def admitted(self, said: Greeting, heard: Greeting, epoch: Epoch) -> bool:
@@ -87,33 +98,34 @@ class Session:
         self.incarnation = Incarnation(heard.incarnation)
         self.epoch = epoch
         self.is_departed = False
+        self.lost_at = None
         self.credit_used = 0
         if continues:
-            return self.outbox.resumed(heard.received_events)
+            return self.outbox.resumed(heard.received)
         self.outbox.session_restarted()
         self.generation += 1
-        self.position = self.taken = self.acknowledged = 0
-        self.waiting.clear()
+        for intake in self.intakes:
+            intake.restart()
         return True
 
-    def received(self, batch: EventsReceived) -> int | None:
-        """Account for a batch; returns how many events are missing before it, or `None` if it goes back."""
-        missing = batch.first_sequence - self.position
-        if missing < 0 or batch.count <= 0:
-            return None
-        size = len(batch.batch)
+    def received(self, events: EventsReceived) -> bool:
+        """Account for a batch; false if it does not continue what has come so far."""
+        if events.delivery >= len(self.intakes) or not self.intakes[events.delivery].receive(
+            events.first_sequence, events.count
+        ):
+            return False
+        size = len(events.batch)
         self.credit_used += size
         self.held_bytes += size
-        if missing:
-            self._take(self.position, batch.first_sequence)
-        self.position = batch.first_sequence + batch.count
-        return missing
+        return True
 
-    def _take(self, first: int, after: int) -> None:
-        """Mark events as taken; consumers may finish out of order, the position moves in order."""
-        self.waiting[first] = after
-        while (next_position := self.waiting.pop(self.taken, None)) is not None:
-            self.taken = next_position
+    def received_gap(self, gap: GapReceived) -> bool:
+        """Account for a gap; false if it does not continue what has come so far."""
+        if gap.delivery >= len(self.intakes) or not self.intakes[gap.delivery].receive(gap.first_sequence, gap.count):
+            return False
+        self.credit_used += limits.GAP_CREDIT_BYTES
+        self.held_bytes += limits.GAP_CREDIT_BYTES
+        return True
 
     def exceeds_credit(self, size: int) -> bool:
         """Whether a batch of this size is more than the peer may send now; a single one may have any size."""
@@ -130,25 +142,28 @@ class Session:
         if epoch == self.epoch:
             self.credit_used -= size
 
-    def batch_taken(self, generation: int, first: int, count: int) -> None:
-        """The application took a batch."""
+    def was_taken(self, generation: int, delivery: Delivery, first: int, count: int) -> None:
+        """The application took a batch or a gap."""
         if generation == self.generation:
-            self._take(first, first + count)
+            self.intakes[delivery].take(first, count)
 
     def acknowledge(self, now: float) -> None:
         """Tell the peer what was taken, if there is news."""
-        if self.record is not None and self.taken > self.acknowledged:
-            self.record.link.acknowledge(self.taken, now)
-            self.acknowledged = self.taken
+        if self.record is not None and self.has_news:
+            taken = [intake.taken for intake in self.intakes]
+            self.record.link.acknowledge(taken, now)
+            for intake, number in zip(self.intakes, taken, strict=True):
+                intake.told = number
 
-    def lost(self) -> None:
+    def lost(self, now: float) -> None:
         """The link is gone without a goodbye."""
         self.record = None
-        self.lost_at = time.monotonic()
+        self.lost_at = now
         self.outbox.channel_lost()
 
     def departed(self, cause: str) -> None:
-        """The peer left on purpose, or we do: nothing is owed any more."""
+        """Nothing is owed any more: the peer left on purpose, its lease is over, or we leave."""
         self.record = None
         self.is_departed = True
+        self.lost_at = None
         self.outbox.give_up(cause)

@@ -15,6 +15,7 @@ import msgspec
 
 from rapini import defaults
 from rapini.errors import ConfigError
+from rapini.events.delivery import DeliveryName
 
 __all__ = ["NodeSettings", "load_table", "load_toml"]
 
@@ -43,15 +44,32 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Endpoints to listen on."""
     connect: list[str] = []
     """Endpoints to dial."""
+    denied: list[str] = []
+    """Peers to refuse though their certificate is good: names of nodes, or SHA-256 fingerprints of certificates."""
+    resume_tls: bool = True
+    """Let a connection continue from a TLS ticket of the one before: less CPU time, and the same checks."""
     insecure: bool = False
     """Allow `plain` endpoints beyond this machine."""
     debug: bool = False
     """Development mode: check the type of every field of every event at `publish`."""
     reconnect: Literal["auto", "manual", "never"] = "auto"
     """What to do when a dialled connection ends."""
-    overflow: Literal["drop_newest", "block"] = "drop_newest"
-    """What `publish` does when a peer's queue is full."""
+    delivery: dict[str, DeliveryName] = {}
+    """Delivery classes by topic prefix, the longest one first; they win over what an event's class says."""
+    priority: dict[str, Annotated[int, msgspec.Meta(ge=-100, le=100)]] = {}
+    """Ranks by topic prefix, 0 where none is given: when a queue is full, the lowest are dropped first."""
+    overflow: Literal["drop_newest", "drop_oldest", "block", "disconnect"] = "drop_newest"
+    """What happens to best-effort events when a peer's queue is full."""
+    reliable_overflow: Literal["block", "drop_newest", "drop_oldest", "spill", "disconnect"] = "block"
+    """What happens to reliable events when a peer's queue is full."""
     send_queue_bytes: _Bytes = defaults.SEND_QUEUE_BYTES
+    """Bound on what is kept for one peer, for each delivery class."""
+    max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Events that have waited for longer are dropped instead of being sent; 0 for never."""
+    lease_s: _Seconds = defaults.LEASE_S
+    """How long what a lost peer is owed is kept for it; after that it is released."""
+    stall_timeout_s: _Seconds = defaults.STALL_TIMEOUT_S
+    """A connected peer whose queue is full and that takes nothing for this long is disconnected (`stalled`)."""
     window_bytes: _Bytes = defaults.WINDOW_BYTES
     max_batch_events: Annotated[int, msgspec.Meta(ge=1, le=65_536)] = defaults.MAX_BATCH_EVENTS
     max_batch_delay_s: Annotated[float, msgspec.Meta(ge=0, le=1)] = defaults.MAX_BATCH_DELAY_S

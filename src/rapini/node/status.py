@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from rapini.events.delivery import DeliveryName
 from rapini.secure.channel import Side
 
-__all__ = ["Origin", "PeerInfo", "PeerState", "PeerStatus"]
+__all__ = ["Gap", "Origin", "PeerInfo", "PeerState", "PeerStatus", "PublishOutcome"]
 
 
 class PeerState(Enum):
@@ -29,6 +31,8 @@ class PeerState(Enum):
     """The peer is gone without a goodbye. Nothing of this epoch comes after it."""
     LEFT = "left"
     """The peer said goodbye."""
+    RELEASED = "released"
+    """Its lease is over: what was kept for it was dropped, and becomes a `Gap` if it returns."""
     REJECTED = "rejected"
     """No session: one side refused the other, or the handshake failed; `code`, `side` and `detail` say why."""
 
@@ -67,6 +71,51 @@ class PeerStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """Events that a peer could not keep for us: in their place, in order with those that came.
+
+    Each event that a peer published for us is either delivered or covered by exactly one gap.
+    """
+
+    peer: str
+    """Who published them."""
+    delivery: DeliveryName
+    """Their class; numbers are counted by session and class."""
+    count: int
+    """How many events."""
+    first: int
+    """Number of the first."""
+    last: int
+    """Number of the last."""
+    reason: str
+    """Why, for programs: `queue_full`, `peer_lost`, `lost_in_transit`, `unacknowledged` (they were sent to our last
+    incarnation, which may have taken them), `lease_expired`, …"""
+    topics: Mapping[str, int]
+    """How many of them by topic; empty where the peer does not know any more."""
+    epoch: int
+    """Of the channel that told us."""
+    time: float = 0.0
+    """Seconds since the epoch (UTC), by our clock."""
+
+    def __str__(self) -> str:
+        events = "event" if self.count == 1 else "events"
+        return f"{self.peer}: gap of {self.count} {self.delivery} {events} ({self.reason})"
+
+
+class PublishOutcome(Enum):
+    """What became of an event at `publish` or `try_publish`; what becomes of it later stands in the counters."""
+
+    ACCEPTED = "accepted"
+    """It was taken: it is on its way, or waits in the queues of those that want it."""
+    ON_DISK = "on_disk"
+    """It is durable, and on disk."""
+    UNROUTED = "unrouted"
+    """Nobody has subscribed to its topic."""
+    FULL = "full"
+    """A queue that it needs is full: nothing was taken. Only `try_publish` says so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PeerInfo:
     """A peer as we know it; also what an admission hook is asked about."""
 
@@ -86,6 +135,8 @@ class PeerInfo:
     """The topic prefixes that it wants from us."""
     queued_bytes: int = 0
     """Bytes waiting for it here, unacknowledged ones included."""
+    is_tls_resumed: bool = False
+    """Whether this connection's handshake continued from a TLS ticket of an earlier one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,6 +56,8 @@ class HandshakeCompleted:
     """`None` where the mechanism proves nobody (plain)."""
     cipher: str
     version: str
+    is_resumed: bool = False
+    """Whether it continued from a ticket of an earlier handshake (`tickets`). Nothing to do with the session."""
 
 
 class DataReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -1,8 +1,13 @@
 """OpenSSL contexts: the one place that decides what our TLS accepts.
 
 Used by `material`. TLS 1.3 and nothing older, certificates demanded of both sides, strict X.509 rules, ALPN
-`rapini/1`, no session tickets, no key log. A context is built once and never changed: a change of trust is a new
-context, because OpenSSL resumes a ticket of an old one without asking the new trust (`requirements.md`, finding 5).
+`rapini/1`, no early data, no key log. A context is built once and never changed: a change of trust is a new context,
+because OpenSSL resumes a ticket without asking a trust that was added later (`requirements.md`, finding 5).
+
+Tickets (see `tickets`): OpenSSL encrypts them with a random key that it makes for each context and shows nobody. A
+server that demands certificates must also name the *session id context* of its tickets, or OpenSSL refuses to resume
+any; Python names them all "Python". So it is the key alone that keeps the tickets of one node, or of an older context,
+from being taken by another, and a test holds that.
 """
 
 from __future__ import annotations
@@ -12,11 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-__all__ = ["ALPN", "Contexts", "build_contexts"]
+__all__ = ["ALPN", "TICKETS", "Contexts", "build_contexts"]
 
 ALPN: Final = "rapini/1"
 """What we say that we speak inside TLS (RFC 7301). It keeps a certificate's other uses apart: a web server with a
 certificate of the same authority cannot be taken for a node, nor a node for it (the ALPACA attack)."""
+
+TICKETS: Final = 1
+"""Tickets that a responder issues per handshake. Two nodes share one channel, so a second would never be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,13 +38,14 @@ class Contexts:
     responder: ssl.SSLContext
 
 
-def build_contexts(certificate_path: Path, key_path: Path, trust_der: bytes) -> Contexts:
+def build_contexts(certificate_path: Path, key_path: Path, trust_der: bytes, *, resume: bool = True) -> Contexts:
     """Build the contexts of one node.
 
     Args:
         certificate_path: PEM, the node's certificate first, then intermediates.
         key_path: PEM, unencrypted.
         trust_der: The trust anchors, DER, one after the other.
+        resume: Whether the responder issues tickets.
 
     Raises:
         ssl.SSLError: Something does not fit; `material` says what in our terms.
@@ -47,8 +56,10 @@ def build_contexts(certificate_path: Path, key_path: Path, trust_der: bytes) -> 
         for protocol in (ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_CLIENT, ssl.PROTOCOL_TLS_SERVER)
     )
     any_host.check_hostname = False
-    # Resumption is a hole until it is designed (finding 5); with none issued there is none to resume.
-    responder.num_tickets = 0
+    if resume:
+        # With OP_NO_TICKET, TLS 1.3 would issue tickets all the same, and keep what is behind them in memory.
+        responder.options &= ~ssl.OP_NO_TICKET
+    responder.num_tickets = TICKETS if resume else 0
     return Contexts(initiator=initiator, initiator_any_host=any_host, responder=responder)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,8 +27,10 @@ from rapini.limits import MAX_NAME_BYTES
 
 __all__ = [
     "PeerIdentity",
+    "check_denied",
     "check_name",
     "identity_uri",
+    "is_denied",
     "is_name",
     "parse_identity_untrusted",
     "role_uri",
@@ -38,6 +40,7 @@ __all__ = [
 _NAME: Final = rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{MAX_NAME_BYTES - 1}}}"
 _IS_NAME: Final = re.compile(_NAME, re.ASCII)
 _IS_IDENTITY: Final = re.compile(rf"rapini://({_NAME})/({_NAME})", re.ASCII)
+_IS_FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _IS_ROLE: Final = re.compile(rf"rapini-role://({_NAME})/({_NAME})", re.ASCII)
 
 
@@ -83,6 +86,28 @@ def check_name(name: str, *, what: str = "name") -> str:
         f"{name[:MAX_NAME_BYTES]!r} cannot be the name of a {what}",
         remedy=f"use 1 to {MAX_NAME_BYTES} of A-Z a-z 0-9 . _ - and begin with a letter, a digit or _",
     )
+
+
+def check_denied(denied: Iterable[str]) -> frozenset[str]:
+    """Make a deny list of what somebody wrote: names of nodes, and SHA-256 fingerprints of certificates.
+
+    Args:
+        denied: Fingerprints may be in capitals and have colons, as OpenSSL prints them.
+
+    Raises:
+        ConfigError: Code ``bad_name``: an entry is neither.
+    """
+    found = set()
+    for entry in denied:
+        fingerprint = entry.replace(":", "").lower()
+        is_fingerprint = _IS_FINGERPRINT.fullmatch(fingerprint) is not None
+        found.add(fingerprint if is_fingerprint else check_name(entry, what="node to be denied"))
+    return frozenset(found)
+
+
+def is_denied(identity: PeerIdentity, denied: frozenset[str]) -> bool:
+    """Whether a deny list names this node or its certificate."""
+    return identity.fingerprint_sha256 in denied or identity.node in denied
 
 
 def identity_uri(cluster: str, node: str) -> str:

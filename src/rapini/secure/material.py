@@ -3,8 +3,8 @@
 The only module of `secure` besides `authority` that reads files. Whatever is wrong with a file is a `ConfigError` that
 names the file and the remedy, before the first connection: a wrong key must not look like a peer's fault.
 
-Material never changes. When trust, certificate or key change, load anew and make new channels with the new material;
-the old contexts go with the old channels (`contexts` says why).
+Material never changes. When trust, certificate, key or deny list change, load anew, `retire` the old material and make
+new channels with the new; the old contexts go with the old channels (`contexts` and `tickets` say why).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import ssl
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,7 +26,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from rapini.defaults import HANDSHAKE_TIMEOUT_S
 from rapini.errors import ConfigError, DecodeError
 from rapini.secure.contexts import Contexts, build_contexts
-from rapini.secure.identity import PeerIdentity, parse_identity_untrusted
+from rapini.secure.identity import PeerIdentity, check_denied, parse_identity_untrusted
+from rapini.secure.tickets import Place, Tickets
 from rapini.secure.tls import TlsChannel
 
 __all__ = ["MALFORMED", "TlsMaterial", "check_pair", "load_certificates", "load_private_key", "read_secret"]
@@ -45,6 +47,10 @@ class TlsMaterial:
     trust_fingerprints: tuple[str, ...]
     """SHA-256 of each trust anchor, in hex."""
     contexts: Contexts
+    denied: frozenset[str] = frozenset()
+    """Names of nodes, and SHA-256 fingerprints of certificates, that are refused though their certificate is good."""
+    tickets: Tickets | None = None
+    """For resumed handshakes; `None`: none are resumed."""
 
     @classmethod
     def load(
@@ -53,6 +59,8 @@ class TlsMaterial:
         key_path: str | os.PathLike[str],
         trust_path: str | os.PathLike[str],
         *,
+        denied: Iterable[str] = (),
+        resume: bool = True,
         wall_now: datetime | None = None,
     ) -> TlsMaterial:
         """Load and check the three files that `rapini ca issue` writes.
@@ -61,15 +69,18 @@ class TlsMaterial:
             certificate_path: PEM: the node's certificate, then any intermediates.
             key_path: PEM: its private key, unencrypted, readable by its owner alone.
             trust_path: PEM: the authorities whose nodes are admitted.
+            denied: Nodes and certificates to refuse all the same; see `identity.check_denied`.
+            resume: Whether handshakes may be resumed.
             wall_now: The time to compare validity with; by default the clock's.
 
         Raises:
             ConfigError: With `where` naming the file; codes ``file_not_found``, ``file_unreadable``, ``not_pem``,
                 ``key_permissions``, ``key_encrypted``, ``key_mismatch``, ``certificate_expired``,
-                ``certificate_not_yet_valid``, ``no_identity``, ``certificate_invalid``, ``not_an_authority``.
+                ``certificate_not_yet_valid``, ``no_identity``, ``certificate_invalid``, ``not_an_authority``. Without
+                `where`: ``bad_name``, for an entry of `denied`.
         """
         certificate_file, key_file, trust_file = Path(certificate_path), Path(key_path), Path(trust_path)
-        now = wall_now or datetime.now(UTC)
+        now = wall_now or _utc_now()
         certificate = load_certificates(certificate_file)[0]
         key = load_private_key(key_file)
         check_pair(certificate, key, certificate_file, key_file)
@@ -78,19 +89,32 @@ class TlsMaterial:
         anchors = _load_anchors(trust_file, now)
         try:
             trust_der = b"".join(anchor.public_bytes(serialization.Encoding.DER) for anchor in anchors)
-            contexts = build_contexts(certificate_file, key_file, trust_der)
+            contexts = build_contexts(certificate_file, key_file, trust_der, resume=resume)
         except ssl.SSLError as error:
             detail = f"OpenSSL refuses this certificate or key ({error.reason})"
             raise ConfigError("certificate_invalid", detail, where=str(certificate_file)) from error
         except OSError as error:  # it was readable a moment ago: somebody is replacing it
             raise _unreadable(error, certificate_file) from error
         fingerprints = tuple(anchor.fingerprint(hashes.SHA256()).hex() for anchor in anchors)
-        return cls(identity=identity, trust_fingerprints=fingerprints, contexts=contexts)
+        own = certificate.public_bytes(serialization.Encoding.DER)
+        return cls(
+            identity=identity,
+            trust_fingerprints=fingerprints,
+            contexts=contexts,
+            denied=check_denied(denied),
+            tickets=Tickets(anchors, own, _utc_now) if resume else None,
+        )
+
+    def retire(self) -> None:
+        """Drop all tickets, for good: other material takes the place of this one."""
+        if self.tickets is not None:
+            self.tickets.drop()
 
     def initiator(
         self,
         *,
         check_host: str | None,
+        endpoint: str | None = None,
         expect_peer: str | None = None,
         handshake_timeout_s: float = HANDSHAKE_TIMEOUT_S,
         wall_now: datetime | None = None,
@@ -100,6 +124,7 @@ class TlsMaterial:
         Args:
             check_host: The host as it was dialled (name or address, an IPv6 one with or without brackets), which the
                 peer's certificate must carry; `None` admits any host, which is for when `expect_peer` names the node.
+            endpoint: What was dialled. A ticket that came from there may be used, once; `None`: none is used or kept.
             expect_peer: The node that it must be; `None`: any of our cluster.
             handshake_timeout_s: Seconds from `start`.
             wall_now: See `TlsChannel`.
@@ -115,6 +140,9 @@ class TlsMaterial:
             handshake_timeout_s=handshake_timeout_s,
             check_host=host,
             expect_peer=expect_peer,
+            denied=self.denied,
+            tickets=self.tickets,
+            place=None if endpoint is None else Place(endpoint, host),
             wall_now=wall_now,
         )
 
@@ -132,8 +160,14 @@ class TlsMaterial:
             cluster=self.identity.cluster,
             handshake_timeout_s=handshake_timeout_s,
             expect_peer=expect_peer,
+            denied=self.denied,
+            tickets=self.tickets,
             wall_now=wall_now,
         )
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def load_certificates(path: Path) -> list[x509.Certificate]:

@@ -34,6 +34,7 @@ SENTENCES: Final[dict[str, str]] = {
     "wrong_cluster": "the peer is of another cluster",
     "wrong_host": "the peer's certificate is not for the host that was dialled",
     "wrong_name": "the peer is another node than expected",
+    "resumption_refused": "the peer resumed an earlier handshake, and must make a full one",
     # what it speaks
     "not_rapini": "the peer does not speak Rapini",
     "not_tls": "the peer does not speak TLS",

@@ -28,9 +28,13 @@ it), and simpler. `write` takes any size in one call and makes the records itsel
 makes `read` return `b""`. The end of the transport without one is a truncation: the driver calls `transport_ended`.
 
 *Certificates.* OpenSSL checks chain, dates, purpose and the dialled host, as `contexts` tells it. It knows nothing of
-nodes and clusters: after every handshake we read the certificate ourselves. It also proceeds when ALPN fails, on both
-sides, so we look at that too. If we then refuse, TLS is through with alerts for it, and the peer gets a close_notify
-in place of a greeting.
+nodes and clusters: after every handshake we read the certificate ourselves (`judge`). It also proceeds when ALPN fails,
+on both sides, so we look at that too. If we then refuse, TLS is through with alerts for it, and the peer gets a
+close_notify in place of a greeting.
+
+*Resuming.* An initiator may continue from a ticket of an earlier handshake. OpenSSL then checks nothing of the above
+and hands out the earlier certificate; `tickets` has the checks, and keeps the tickets. A responder sends its ticket
+behind its last handshake message, so OpenSSL has it once the first data was read: then it is taken, once per channel.
 
 Before the first byte reaches OpenSSL we look at it: a peer that speaks plain Rapini, or no TLS at all, gets its own
 code instead of OpenSSL's guess. What a stranger may send before it is authenticated is bounded in bytes and time.
@@ -45,7 +49,7 @@ from datetime import datetime
 from enum import Enum, auto
 from typing import Final
 
-from rapini.errors import DecodeError, LocalError
+from rapini.errors import LocalError
 from rapini.limits import MAX_HANDSHAKE_BYTES
 from rapini.secure.channel import (
     Buffer,
@@ -56,10 +60,10 @@ from rapini.secure.channel import (
     Outcome,
     Side,
 )
-from rapini.secure.contexts import ALPN
-from rapini.secure.identity import PeerIdentity, parse_identity_untrusted, validity_untrusted
+from rapini.secure.judge import PeerJudge
 from rapini.secure.plain import OPENING
 from rapini.secure.reasons import failure, failure_from_openssl
+from rapini.secure.tickets import Place, Tickets
 
 __all__ = ["TlsChannel"]
 
@@ -86,7 +90,10 @@ class TlsChannel:
         check_host: The dialled host, which the peer's certificate must name (initiator only); `None`: any.
         expect_peer: The node that it must be (``wrong_name``); `None`: any of the cluster.
         wall_now: If given, the peer's certificate must be valid at this time too, beside OpenSSL's own look at the
-            clock.
+            clock. In a resumed handshake OpenSSL does not look, so that the time is that of `tickets` if not given.
+        denied: Names and fingerprints that are refused (``certificate_revoked``).
+        tickets: What judges resumed handshakes; `None`: all of them are refused.
+        place: Where a ticket may be taken from and is kept (initiator only); `None`: none is.
 
     Raises:
         LocalError: Code ``bad_host``: `check_host` cannot be one.
@@ -104,6 +111,9 @@ class TlsChannel:
         check_host: str | None = None,
         expect_peer: str | None = None,
         wall_now: datetime | None = None,
+        denied: frozenset[str] = frozenset(),
+        tickets: Tickets | None = None,
+        place: Place | None = None,
     ) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
@@ -114,9 +124,20 @@ class TlsChannel:
         except ValueError as error:
             raise LocalError("bad_host", f"{check_host!r} is not a host to check a certificate for") from error
         self._is_initiator = is_initiator
-        self._cluster = cluster
-        self._expect_peer = expect_peer
+        self._judge = PeerJudge(
+            cluster=cluster,
+            check_host=check_host,
+            expect_peer=expect_peer,
+            wall_now=wall_now,
+            denied=denied,
+            tickets=tickets,
+        )
         self._wall_now = wall_now
+        self._tickets = tickets
+        self._place = place if tickets is not None else None
+        self._has_offered = False
+        self._fingerprint = ""
+        self._awaits_ticket = False
         self._handshake_timeout_s = handshake_timeout_s
         self._deadline: float | None = None
         self._handshake_bytes = 0
@@ -145,7 +166,8 @@ class TlsChannel:
         self._state = _State.HANDSHAKING
         self._deadline = now + self._handshake_timeout_s
         if self._is_initiator:
-            self._advance_handshake()
+            self._offer_ticket(now)
+            self._advance_handshake(now)
 
     def receive(self, data: Buffer, now: float) -> None:
         """Feed what arrived from the peer, cut anywhere; may be hostile.
@@ -159,7 +181,7 @@ class TlsChannel:
         elif self._state is _State.HANDSHAKING:
             self.handle_timer(now)  # a driver that is late must not let a slow peer slip past the deadline
             if not self.is_closed:
-                self._receive_handshake(data)
+                self._receive_handshake(data, now)
         elif self._state is _State.NEW:
             raise LocalError("not_started", "start() comes before receive()")
 
@@ -212,14 +234,14 @@ class TlsChannel:
 
     # --- the handshake ---
 
-    def _receive_handshake(self, data: Buffer) -> None:
+    def _receive_handshake(self, data: Buffer, now: float) -> None:
         view = memoryview(self._recognise_untrusted(data))
         if not view:
             return
         room = MAX_HANDSHAKE_BYTES - self._handshake_bytes
         self._handshake_bytes += len(view[:room])
         self._incoming.write(view[:room])
-        self._advance_handshake()
+        self._advance_handshake(now)
         if self._state is _State.ESTABLISHED:
             # The peer's last flight may have brought data along; only what came before counts as handshake.
             self._incoming.write(view[room:])
@@ -246,7 +268,15 @@ class TlsChannel:
             self._fail(failure("not_tls", Side.OURS, f"it began with {start.hex()}"))
         return b""
 
-    def _advance_handshake(self) -> None:
+    def _offer_ticket(self, now: float) -> None:
+        if self._tickets is None or self._place is None:
+            return
+        session = self._tickets.take(self._place, now, self._wall_now or self._tickets.clock())
+        if session is not None:
+            self._tls.session = session
+            self._has_offered = True
+
+    def _advance_handshake(self, now: float) -> None:
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -254,39 +284,24 @@ class TlsChannel:
         except OSError as error:
             self._fail(failure_from_openssl(error))
             return
-        verdict = self._judge_peer()
+        verdict = self._judge.judge(self._tls, now)
         if isinstance(verdict, ChannelFailed):
             self._say_goodbye()
             self._fail(verdict)
             return
         self._state = _State.ESTABLISHED
         self._deadline = None
+        self._fingerprint = verdict.fingerprint_sha256
+        self._awaits_ticket = self._place is not None
         cipher = self._tls.cipher()
         self._outcomes.append(
-            HandshakeCompleted(identity=verdict, cipher=cipher[0] if cipher else "", version=self._tls.version() or "")
+            HandshakeCompleted(
+                identity=verdict,
+                cipher=cipher[0] if cipher else "",
+                version=self._tls.version() or "",
+                is_resumed=bool(self._tls.session_reused),
+            )
         )
-
-    def _judge_peer(self) -> PeerIdentity | ChannelFailed:
-        """What OpenSSL does not check: whether this is a node of ours, and the one expected."""
-        certificate = self._tls.getpeercert(True)
-        if certificate is None:
-            return failure("no_certificate", Side.OURS)
-        if self._tls.selected_alpn_protocol() != ALPN:
-            return failure("not_rapini", Side.OURS, f"ALPN {ALPN} was not agreed")
-        try:
-            identity = parse_identity_untrusted(certificate, mechanism=self.mechanism)
-            not_before, not_after = validity_untrusted(certificate)
-        except DecodeError as error:
-            return failure(error.code, Side.OURS, error.detail)
-        if self._wall_now is not None and self._wall_now < not_before:
-            return failure("certificate_not_yet_valid", Side.OURS, f"begins {not_before:%Y-%m-%d %H:%M} UTC")
-        if self._wall_now is not None and self._wall_now > not_after:
-            return failure("certificate_expired", Side.OURS, f"ended {not_after:%Y-%m-%d %H:%M} UTC")
-        if identity.cluster != self._cluster:
-            return failure("wrong_cluster", Side.OURS, f"{identity.cluster}, ours is {self._cluster}")
-        if self._expect_peer is not None and identity.node != self._expect_peer:
-            return failure("wrong_name", Side.OURS, f"{identity.node} in place of {self._expect_peer}")
-        return identity
 
     # --- data ---
 
@@ -306,6 +321,8 @@ class TlsChannel:
         except OSError as error:
             ended = failure_from_openssl(error)
         if parts:
+            if self._awaits_ticket:
+                self._keep_ticket()
             self._outcomes.append(DataReceived(data=parts[0] if len(parts) == 1 else b"".join(parts)))
         if isinstance(ended, ChannelClosed):
             self._say_goodbye()
@@ -313,6 +330,12 @@ class TlsChannel:
             self._end()
         elif ended is not None:
             self._fail(ended)
+
+    def _keep_ticket(self) -> None:
+        self._awaits_ticket = False
+        if self._tickets is not None and self._place is not None:
+            session = self._tls.session
+            self._tickets.keep(self._place, session, self._fingerprint, was_offered=self._has_offered)
 
     # --- the end ---
 

@@ -23,14 +23,17 @@ section 4.4.2.4 and appendix E.1.2).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
 from rapini.secure.identity import PeerIdentity
 from rapini.session.allowance import Allowance
 from rapini.session.datagram_channel import LossyChannel
+from rapini.session.flow import Hole
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -38,31 +41,40 @@ from rapini.session.messages import (
     Epoch,
     FrameKind,
     FrameReader,
+    Gap,
     Goodbye,
     Greeting,
     Hello,
     Ping,
     Pong,
+    Position,
     Ready,
     Reject,
+    Stream,
     Subscribed,
     Subscriptions,
     Welcome,
     decode_body_untrusted,
     encode_frame,
+    pack_durable_frame,
     pack_events_frame,
+    split_durable_untrusted,
     split_events_untrusted,
 )
 from rapini.session.outcomes import (
     ChannelOpened,
     CloseKind,
+    DurableReceived,
     EventsAcknowledged,
     EventsReceived,
+    GapReceived,
     GreetingReceived,
     LinkClosed,
     LinkOutcome,
     LinkUp,
     PongReceived,
+    PositionTold,
+    StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
@@ -75,6 +87,7 @@ __all__ = [
     "CloseKind",
     "EventsAcknowledged",
     "EventsReceived",
+    "GapReceived",
     "GreetingReceived",
     "Input",
     "Link",
@@ -118,6 +131,7 @@ class Link:
         cluster: Our cluster's name; a peer of another is rejected.
         subscriptions: Our subscriptions, sent in the state exchange.
         subscriptions_version: Their version.
+        stream_id: Of our durable stream; empty without one.
         timing: Deadlines and heartbeat.
         now: Monotonic seconds.
     """
@@ -132,6 +146,7 @@ class Link:
         subscriptions_version: int,
         timing: Timing,
         now: float,
+        stream_id: bytes = b"",
     ) -> None:
         self.state = LinkState.HANDSHAKING
         self.is_initiator = is_initiator
@@ -145,6 +160,8 @@ class Link:
         self._cluster = cluster
         self._subscriptions = subscriptions
         self._subscriptions_version = subscriptions_version
+        self._stream_id = stream_id
+        self._stream_heard = self._position_heard = False
         self._timing = timing
         self._frames = FrameReader()
         self._outcomes: list[LinkOutcome] = []
@@ -286,6 +303,8 @@ class Link:
         if not self.is_initiator:
             self._send(Welcome(PROTOCOL_VERSION, epoch, self._local_greeting), now)
         self._send(Subscriptions(self._subscriptions_version, list(self._subscriptions)), now)
+        if self._stream_id:
+            self._send(Stream(self._stream_id), now)
         if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
             self._send(Ready(), now)
 
@@ -324,24 +343,51 @@ class Link:
             self._send(Subscriptions(version, list(prefixes)), now)
 
     def send_events(
-        self, first_sequence: int, count: int, batch: bytes, now: float, *, is_reliable: bool = False
+        self,
+        delivery: Delivery,
+        first_sequence: int,
+        count: int,
+        batch: bytes,
+        now: float,
+        *,
+        is_reliable: bool = False,
     ) -> None:
         """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it.
 
-        `is_reliable` matters where the carrier loses datagrams; elsewhere every batch arrives, or the channel ends.
+        Where the carrier loses datagrams, a batch of `best_effort` may be lost unless `is_reliable`.
         """
         if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
-            frame = pack_events_frame(first_sequence, count, batch)
+            frame = pack_events_frame(delivery, first_sequence, count, batch)
             if self._lossy is None:
                 self._channel.send(frame)
             else:
+                is_reliable = is_reliable or delivery is not Delivery.BEST_EFFORT
                 self._lossy.send_frame(frame, now, is_reliable=is_reliable)
         self._last_sent = now
 
-    def acknowledge(self, received_events: int, now: float) -> None:
-        """Tell the peer how many of its events were taken here."""
+    def send_durable(self, after: int, first_sequence: int, count: int, batch: bytes, now: float) -> None:
+        """Send events of our durable stream. Only while `is_up`, as `send_events`."""
+        if self._channel.is_established:
+            frame = pack_durable_frame(after, first_sequence, count, batch)
+            if self._lossy is None:
+                self._channel.send(frame)
+            else:
+                self._lossy.send_frame(frame, now, is_reliable=True)
+        self._last_sent = now
+
+    def tell_position(self, stream_id: bytes, position: int | None, now: float, *, is_kept: bool) -> None:
+        """Answer `StreamAnnounced`, once the peer is admitted: where we are in its stream."""
+        self._send(Position(stream_id, position, is_kept), now)
+
+    def send_gap(self, delivery: Delivery, first_sequence: int, hole: Hole, now: float) -> None:
+        """Tell the peer of numbers that nothing will come for. Only while `is_up`, as `send_events`."""
+        topics = hole.topics if len(hole.topics) <= limits.MAX_GAP_TOPICS else {}
+        self._send(Gap(int(delivery), first_sequence, hole.count, hole.reason, topics), now)
+
+    def acknowledge(self, taken: Sequence[int], now: float) -> None:
+        """Tell the peer what was taken here: the number after the last event, by delivery class."""
         if self.state in (LinkState.UP, LinkState.LEAVING):
-            self._send(Ack(received_events), now)
+            self._send(Ack(list(taken)), now)
 
     def ping(self, now: float) -> int:
         """Ask for a sign of life; returns the token that `PongReceived` will carry."""
@@ -359,10 +405,12 @@ class Link:
                 case DataReceived(data=data):
                     self._last_heard = now  # of the peer for certain: what is not protected is anybody's
                     self._receive_plaintext(data, now)
-                case HandshakeCompleted(identity=identity, cipher=cipher, version=version):
+                case HandshakeCompleted(identity=identity, cipher=cipher, version=version, is_resumed=is_resumed):
                     self._move(Input.OPENED)
                     self.identity = identity
-                    self._outcomes.append(ChannelOpened(identity=identity, cipher=cipher, version=version))
+                    self._outcomes.append(
+                        ChannelOpened(identity=identity, cipher=cipher, version=version, is_resumed=is_resumed)
+                    )
                 case ChannelFailed(code=code, side=side, detail=detail):
                     self._close(self._how_it_ends(), code, side, detail)
                 case ChannelClosed():
@@ -375,6 +423,8 @@ class Link:
                     return
                 if kind is FrameKind.EVENTS:
                     self._on_events(body)
+                elif kind is FrameKind.DURABLE:
+                    self._on_durable(body)
                 else:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
@@ -397,18 +447,36 @@ class Link:
             self._move(Input.EVENTS)
         header, batch = split_events_untrusted(body)
         self._outcomes.append(
-            EventsReceived(first_sequence=header.first_sequence, count=header.count, batch=bytes(batch))
+            EventsReceived(
+                delivery=header.delivery,
+                first_sequence=header.first_sequence,
+                count=header.count,
+                batch=bytes(batch),
+            )
+        )
+
+    def _on_durable(self, body: memoryview) -> None:
+        if self.state is not LinkState.UP:
+            self._move(Input.DURABLE)
+        header, batch = split_durable_untrusted(body)
+        self._outcomes.append(
+            DurableReceived(
+                after=header.after, first_sequence=header.first_sequence, count=header.count, batch=bytes(batch)
+            )
         )
 
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
-        is_news = isinstance(body, Ack) and body.received_events > self._acknowledged
+        # Acknowledgements of something new, and gaps, which take credit, are as many as the traffic makes them.
+        is_news = isinstance(body, Gap) or (isinstance(body, Ack) and sum(body.taken) > self._acknowledged)
         if not is_news and not self._allowance.take(now):
             raise _ViolationError("flood", "more control frames than anybody needs")
         match body:
-            case Ack(received_events=received):
+            case Ack(taken=taken):
                 self._move(Input.ACK)
-                self._acknowledged = max(self._acknowledged, received)
-                self._outcomes.append(EventsAcknowledged(received_events=received))
+                self._acknowledged = max(self._acknowledged, sum(taken))
+                self._outcomes.append(EventsAcknowledged(taken=taken))
+            case Gap():
+                self._on_gap(body)
             case Ping(token=token):
                 self._move(Input.PING)
                 self._send(Pong(token), now)
@@ -420,6 +488,14 @@ class Link:
             case Subscribed(version=version):
                 self._move(Input.SUBSCRIBED)
                 self._outcomes.append(SubscriptionsInForce(version=version))
+            case Stream() | Position():
+                self._on_stream(body)
+            case _:
+                self._on_turning_point(kind, body, now)
+
+    def _on_turning_point(self, kind: FrameKind, body: Body, now: float) -> None:
+        """What moves a link from one state to the next, each once in its life."""
+        match body:
             case Hello():
                 self._on_hello(body)
             case Welcome():
@@ -432,6 +508,35 @@ class Link:
                 self._on_goodbye(code, detail, now)
             case _:
                 raise _ViolationError("protocol_error", f"{kind.name} has no handler")
+
+    def _on_gap(self, gap: Gap) -> None:
+        self._move(Input.GAP)
+        if len(gap.topics) > limits.MAX_GAP_TOPICS or not all(map(str.isprintable, gap.topics)):
+            raise _ViolationError("protocol_error", "a gap in what cannot be topics")
+        self._outcomes.append(
+            GapReceived(
+                delivery=Delivery(gap.delivery),
+                first_sequence=gap.first_sequence,
+                count=gap.count,
+                reason=reason(gap.reason),
+                topics=gap.topics,
+            )
+        )
+
+    def _on_stream(self, body: Stream | Position) -> None:
+        match body:
+            case Stream(stream_id=stream_id):
+                self._move(Input.STREAM)
+                if self._stream_heard:
+                    raise _ViolationError("protocol_error", "a second stream")
+                self._stream_heard = True
+                self._outcomes.append(StreamAnnounced(stream_id=stream_id))
+            case Position(stream_id=stream_id, position=position, is_kept=is_kept):
+                self._move(Input.POSITION)
+                if stream_id != self._stream_id or self._position_heard:
+                    raise _ViolationError("protocol_error", "a position in a stream that is not ours, or a second one")
+                self._position_heard = True
+                self._outcomes.append(PositionTold(stream_id=stream_id, position=position, is_kept=is_kept))
 
     def _on_hello(self, hello: Hello) -> None:
         if self.is_initiator:
@@ -448,7 +553,9 @@ class Link:
             raise _ViolationError("protocol_error", "Welcome answers a Hello")
         self._move(Input.WELCOME)
         if welcome.version != PROTOCOL_VERSION:
-            raise _ViolationError("version", f"the peer chose protocol version {welcome.version}, we offered 1")
+            raise _ViolationError(
+                "version", f"the peer chose protocol version {welcome.version}, we offered {PROTOCOL_VERSION}"
+            )
         if welcome.epoch <= self._local_greeting.known_epoch:
             raise _ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
         self._check_greeting(welcome.greeting)

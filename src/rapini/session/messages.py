@@ -2,7 +2,7 @@
 
 A channel's plaintext is a stream of frames: four bytes of length (big-endian, of what follows), one byte of kind, the
 body. Bodies are MessagePack arrays, read under the same evolution rule as events (fields are only appended), except
-that of `EVENTS`, which begins with two fixed numbers so that a batch is neither copied nor wrapped.
+those of `EVENTS` and `DURABLE`, which begin with fixed numbers so that a batch is neither copied nor wrapped.
 """
 
 from __future__ import annotations
@@ -16,41 +16,50 @@ import msgspec
 
 from rapini import limits
 from rapini.errors import DecodeError
+from rapini.events.delivery import Delivery
 
 __all__ = [
     "PROTOCOL_VERSION",
     "Ack",
     "Body",
     "Epoch",
+    "DurableHeader",
     "EventsHeader",
     "FrameKind",
     "FrameReader",
+    "Gap",
     "Goodbye",
     "Greeting",
     "Hello",
     "Incarnation",
     "Ping",
     "Pong",
+    "Position",
     "Ready",
     "Reject",
+    "Stream",
     "Subscribed",
     "Subscriptions",
     "Welcome",
     "decode_body_untrusted",
     "encode_frame",
+    "pack_durable_frame",
     "pack_events_frame",
+    "split_durable_untrusted",
     "split_events_untrusted",
 ]
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 """What we speak. `Hello` carries the lowest and highest version a node speaks; the responder picks."""
 
 Epoch = NewType("Epoch", int)
 Incarnation = NewType("Incarnation", bytes)
 
 _HEAD: Final = struct.Struct(">IB")
-_EVENTS: Final = struct.Struct(">IBQI")
-_EVENTS_BODY: Final = struct.Struct(">QI")
+_EVENTS: Final = struct.Struct(">IBBQI")
+_EVENTS_BODY: Final = struct.Struct(">BQI")
+_DURABLE: Final = struct.Struct(">IBQQI")
+_DURABLE_BODY: Final = struct.Struct(">QQI")
 
 _NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 """As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
@@ -63,6 +72,8 @@ _Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX_COUNT)]
 _MAX_KNOWN_EPOCH: Final = 2**62
 """Leaves room to count on from whatever a peer says it knows."""
 _KnownEpoch = Annotated[int, msgspec.Meta(ge=0, le=_MAX_KNOWN_EPOCH)]
+_Numbers = Annotated[list[_Count], msgspec.Meta(max_length=8)]
+_StreamId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
 
@@ -81,6 +92,10 @@ class FrameKind(IntEnum):
     PING = 9
     PONG = 10
     GOODBYE = 11
+    GAP = 12
+    STREAM = 13
+    POSITION = 14
+    DURABLE = 15
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -101,8 +116,11 @@ class Greeting(Body, frozen=True, array_like=True, gc=False):
     """The other node's incarnation that this node last had a session with, or empty."""
     known_epoch: _KnownEpoch
     """The last epoch of that session; 0 when there is none."""
-    received_events: _Count
-    """How many events of that session this node has received: settles what was in doubt when a channel was lost."""
+    reserved: _Count = 0
+    """Was a number in version 1, whose nodes still read this far to find that they do not speak ours."""
+    received: _Numbers = []
+    """The number after the last event of that session that this node has received, by delivery class: settles what was
+    in doubt when a channel was lost, and says where to go on."""
 
 
 class Hello(Body, frozen=True, array_like=True, gc=False):
@@ -147,9 +165,9 @@ class Ready(Body, frozen=True, array_like=True, gc=False):
 
 
 class Ack(Body, frozen=True, array_like=True, gc=False):
-    """So many events of this session were taken by the application (cumulative)."""
+    """What was taken by the application: the number after the last event, by delivery class (cumulative)."""
 
-    received_events: _Count
+    taken: _Numbers
 
 
 class Ping(Body, frozen=True, array_like=True, gc=False):
@@ -171,11 +189,48 @@ class Goodbye(Body, frozen=True, array_like=True, gc=False):
     detail: str = ""
 
 
+class Gap(Body, frozen=True, array_like=True, gc=False):
+    """Numbers of a delivery class that no event will come for; acknowledged like events."""
+
+    delivery: Annotated[int, msgspec.Meta(ge=0, le=2)]
+    first_sequence: _Count
+    count: Annotated[int, msgspec.Meta(ge=1, le=_MAX_COUNT)]
+    reason: Annotated[str, msgspec.Meta(max_length=64)]
+    topics: dict[_Prefix, _Count] = {}
+    """Events by topic, as far as the sender knows."""
+
+
+class Stream(Body, frozen=True, array_like=True, gc=False):
+    """The sender has a durable stream, and asks where the receiver is in it."""
+
+    stream_id: _StreamId
+
+
+class Position(Body, frozen=True, array_like=True, gc=False):
+    """Where the sender of this is in the other's stream."""
+
+    stream_id: _StreamId
+    position: _Count | None
+    """The first number that it wants; `None` if it does not know: where the publisher thinks it is, or from now on."""
+    is_kept: bool = True
+    """Whether it is to be owed what it misses while it is away."""
+
+
+class DurableHeader(msgspec.Struct, frozen=True, gc=False):
+    """What stands before durable events."""
+
+    after: int
+    """The position that this continues from."""
+    first_sequence: int
+    count: int
+
+
 class EventsHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before a batch."""
 
+    delivery: Delivery
     first_sequence: int
-    """Number of the batch's first event in this session, from 0."""
+    """Number of the batch's first event in this session and class, from 0."""
     count: int
 
 
@@ -190,7 +245,11 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.PING: Ping,
     FrameKind.PONG: Pong,
     FrameKind.GOODBYE: Goodbye,
+    FrameKind.GAP: Gap,
+    FrameKind.STREAM: Stream,
+    FrameKind.POSITION: Position,
 }
+_DELIVERIES: Final = tuple(Delivery)
 _BY_NUMBER: Final = {int(kind): kind for kind in FrameKind}
 _KINDS: Final = {body: kind for kind, body in _BODIES.items()}
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
@@ -205,9 +264,10 @@ def encode_frame(body: Body) -> bytes:
     return _HEAD.pack(len(data) + 1, _KINDS[type(body)]) + data
 
 
-def pack_events_frame(first_sequence: int, count: int, batch: bytes) -> bytes:
+def pack_events_frame(delivery: int, first_sequence: int, count: int, batch: bytes) -> bytes:
     """An `EVENTS` frame around an encoded batch."""
-    return _EVENTS.pack(len(batch) + 1 + _EVENTS_BODY.size, FrameKind.EVENTS, first_sequence, count) + batch
+    size = len(batch) + 1 + _EVENTS_BODY.size
+    return _EVENTS.pack(size, FrameKind.EVENTS, delivery, first_sequence, count) + batch
 
 
 def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
@@ -218,16 +278,40 @@ def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
     """
     if len(body) < _EVENTS_BODY.size:
         raise DecodeError("bad_frame", "an EVENTS frame is too short for its header")
-    first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    delivery, first_sequence, count = _EVENTS_BODY.unpack_from(body)
+    if delivery >= len(_DELIVERIES):
+        raise DecodeError("bad_frame", f"no delivery class has the number {delivery}")
     if count > min(len(body), limits.MAX_BATCH_EVENTS):  # an event takes a byte at least
         raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
     if first_sequence + count > _MAX_COUNT:  # what comes after it must fit an Ack
         raise DecodeError("bad_frame", f"event number {first_sequence} is out of range")
-    return EventsHeader(first_sequence, count), body[_EVENTS_BODY.size :]
+    return EventsHeader(_DELIVERIES[delivery], first_sequence, count), body[_EVENTS_BODY.size :]
+
+
+def pack_durable_frame(after: int, first_sequence: int, count: int, batch: bytes) -> bytes:
+    """A `DURABLE` frame around an encoded batch; without events it moves the position alone."""
+    size = len(batch) + 1 + _DURABLE_BODY.size
+    return _DURABLE.pack(size, FrameKind.DURABLE, after, first_sequence, count) + batch
+
+
+def split_durable_untrusted(body: memoryview) -> tuple[DurableHeader, memoryview]:
+    """Part the body of a `DURABLE` frame into its header and the batch.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    if len(body) < _DURABLE_BODY.size:
+        raise DecodeError("bad_frame", "a DURABLE frame is too short for its header")
+    after, first_sequence, count = _DURABLE_BODY.unpack_from(body)
+    if count > min(len(body), limits.MAX_BATCH_EVENTS):
+        raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
+    if first_sequence + count > _MAX_COUNT or after > first_sequence:
+        raise DecodeError("bad_frame", f"events from number {first_sequence} after {after}")
+    return DurableHeader(after, first_sequence, count), body[_DURABLE_BODY.size :]
 
 
 def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:
-    """Decode the body of any frame but `EVENTS`.
+    """Decode the body of any frame but `EVENTS` and `DURABLE`.
 
     Raises:
         DecodeError: `bad_frame`.

@@ -1,158 +1,137 @@
-"""What one peer has not acknowledged yet: a queue bounded in bytes, credit, and the account of every event.
+"""What one peer is owed: a flow for each delivery class kept in memory, under one credit.
 
-Each batch ends in exactly one of: acknowledged, or dropped with a cause, counted by topic. Batches wait here while the
-peer's credit (`Greeting.window_bytes`) is used up, so that neither 0MQ's nor the kernel's queues fill behind our back.
-
-When a channel is lost, batches that were never sent are dropped (`peer_lost`); those sent and unacknowledged are *in
-doubt*. A peer that returns as the same incarnation says how many events it had received, and that settles them: the
-rest was `lost_in_transit`. A peer that returns as another incarnation, or never, cannot say: they count as
-`unacknowledged`.
+The peer's credit (`Greeting.window_bytes`) is shared by all classes, so that neither 0MQ's nor the kernel's queues fill
+behind our back; each class has a bound of its own in bytes. `flow` says how numbers, holes and lost connections work;
+durable events are kept on disk and come from there (`rapini.storage`). Sans-IO.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 
-import msgspec
+from rapini.events.delivery import Delivery
+from rapini.session.flow import Batch, DropCause, Hole, Item, Overflow, SendFlow, Spill
 
-__all__ = ["Batch", "DropCause", "Outbox"]
-
-DropCause = str
-"""`queue_full`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `peer_left` or `closing`."""
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """Encoded events for one peer, with their number by topic (one mapping shared by all peers that get the same)."""
-
-    data: bytes
-    count: int
-    topics: Mapping[str, int]
+__all__ = ["Batch", "DropCause", "Hole", "Item", "Outbox", "Overflow"]
 
 
 class Outbox:
     """Batches for one peer in one session. Thread: the owner's.
 
     Args:
-        max_bytes: Bound on the bytes kept, queued and unacknowledged ones together.
+        max_bytes: Bound on the bytes that each class keeps, queued and unacknowledged ones together.
+        overflow: What the best-effort class does when it is full.
+        reliable_overflow: The same for the reliable class.
+        spill: Where the reliable class spills to.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        overflow: Overflow = "drop_newest",
+        reliable_overflow: Overflow = "block",
+        spill: Spill | None = None,
+    ) -> None:
         self.max_bytes = max_bytes
         self.window_bytes = 0
         """The peer's credit in bytes; set from its greeting."""
-        self.next_sequence = 0
-        """Number of the next event to be sent in this session."""
-        self.acknowledged = 0
-        """Events that the peer has taken."""
-        self.dropped: dict[DropCause, Counter[str]] = {}
-        """Events that were not delivered, by cause and topic."""
-        self._queued: deque[Batch] = deque()
-        self._sent: deque[tuple[int, Batch]] = deque()  # with the sequence number after the batch's last event
-        self._queued_bytes = 0
-        self._sent_bytes = 0
+        self.best_effort = SendFlow(max_bytes, overflow=overflow)
+        self.reliable = SendFlow(max_bytes, is_reliable=True, overflow=reliable_overflow, spill=spill)
+        self.flows = (self.best_effort, self.reliable)
+        """By delivery class."""
+        self.durable_bytes = 0
+        """Bytes of durable events under way, which share the credit."""
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes queued and unacknowledged."""
-        return self._queued_bytes + self._sent_bytes
+        """Bytes in memory, queued and unacknowledged."""
+        return self.best_effort.kept_bytes + self.reliable.kept_bytes
 
     @property
     def in_flight_bytes(self) -> int:
         """Bytes sent and unacknowledged."""
-        return self._sent_bytes
+        return self.best_effort.sent_bytes + self.reliable.sent_bytes + self.durable_bytes
 
     @property
     def is_idle(self) -> bool:
         """Whether everything was acknowledged or dropped."""
-        return not self._queued and not self._sent
+        return self.best_effort.is_idle and self.reliable.is_idle
 
     @property
     def pending_events(self) -> int:
         """Events queued or unacknowledged."""
-        return sum(batch.count for batch in self._queued) + sum(batch.count for _, batch in self._sent)
+        return sum(flow.pending_events for flow in self.flows)
 
-    def has_room(self) -> bool:
-        """Whether the next batch would be taken."""
-        return self._queued_bytes + self._sent_bytes < self.max_bytes
+    @property
+    def acknowledged(self) -> int:
+        """Events that the peer has taken, durable ones excepted."""
+        return self.best_effort.acknowledged + self.reliable.acknowledged
 
-    def put(self, batch: Batch, *, may_exceed: bool = False) -> bool:
-        """Queue a batch; when the queue is full the batch is dropped (`queue_full`) and the answer is false.
+    @property
+    def dropped(self) -> dict[DropCause, Counter[str]]:
+        """Events that were not delivered, by cause and topic: a copy."""
+        total: dict[DropCause, Counter[str]] = {}
+        for flow in self.flows:
+            for cause, topics in flow.dropped.items():
+                if counted := +topics:
+                    total.setdefault(cause, Counter()).update(counted)
+        return total
 
-        An empty queue takes a batch of any size, so that no event is too large to be sent at all.
+    def put(self, batch: Batch, delivery: Delivery, now: float, *, may_exceed: bool = False) -> bool:
+        """Queue a batch; see `SendFlow.put`."""
+        return self.flows[delivery].put(batch, now, may_exceed=may_exceed)
 
-        Args:
-            batch: Encoded events.
-            may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
-                waited for room and cannot know how large its batch will be.
+    def lose(self, batch: Batch, delivery: Delivery, cause: DropCause) -> None:
+        """A batch that is not kept: it leaves a hole."""
+        self.flows[delivery].lose(batch, cause)
+
+    def count_drop(self, topics: Mapping[str, int], delivery: Delivery, cause: DropCause) -> None:
+        """Count events as dropped that have no number and will have none: the session is over."""
+        self.flows[delivery].count_drop(topics, cause)
+
+    def sendable(self) -> Iterator[tuple[Delivery, int, Item]]:
+        """Take what the credit allows, as (class, first number, batch or hole); each one yielded counts as sent.
+
+        The classes take turns; a batch larger than the credit goes alone.
         """
-        size = len(batch.data)
-        kept = self._queued_bytes + self._sent_bytes
-        if kept and (kept >= self.max_bytes or (kept + size > self.max_bytes and not may_exceed)):
-            self.drop(batch.topics, "queue_full")
-            return False
-        self._queued.append(batch)
-        self._queued_bytes += size
-        return True
-
-    def sendable(self) -> Iterator[tuple[int, Batch]]:
-        """Take what the credit allows, as (first sequence number, batch); each one yielded counts as sent."""
-        while self._queued:
-            batch = self._queued[0]
-            size = len(batch.data)
-            if self._sent and self._sent_bytes + size > self.window_bytes:
+        reliable, best_effort = self.reliable, self.best_effort
+        turn = reliable if reliable.has_queued else best_effort
+        while turn.has_queued:
+            size = turn.next_size()
+            in_flight = self.in_flight_bytes
+            if in_flight and in_flight + size > self.window_bytes:
                 return
-            self._queued.popleft()
-            self._queued_bytes -= size
-            first = self.next_sequence
-            self.next_sequence = first + batch.count
-            self._sent.append((self.next_sequence, batch))
-            self._sent_bytes += size
-            yield first, batch
+            first, item = turn.take()
+            yield (Delivery.RELIABLE if turn is reliable else Delivery.BEST_EFFORT), first, item
+            other = best_effort if turn is reliable else reliable
+            if other.has_queued:
+                turn = other
 
-    def acknowledge(self, received_events: int) -> bool:
-        """The peer took `received_events` in all (cumulative). False if that is more than were sent."""
-        if received_events > self.next_sequence:
-            return False
-        while self._sent and self._sent[0][0] <= received_events:
-            _, batch = self._sent.popleft()
-            self._sent_bytes -= len(batch.data)
-            self.acknowledged += batch.count
-        return True
+    def acknowledge(self, taken: Sequence[int]) -> bool:
+        """The peer took everything before these numbers, by class. False if that is more than was sent."""
+        return all(flow.acknowledge(number) for flow, number in zip(self.flows, taken, strict=False))
 
     def channel_lost(self) -> None:
-        """The channel is gone: drop what was never sent, keep the rest in doubt."""
-        self._drop_queued("peer_lost")
+        """The channel is gone; see `SendFlow.channel_lost`."""
+        self.durable_bytes = 0
+        for flow in self.flows:
+            flow.channel_lost()
 
-    def resumed(self, received_events: int) -> bool:
-        """The same incarnation is back and says what it had received. False if that is more than were sent."""
-        if not self.acknowledge(received_events):
-            return False
-        self._drop_sent("lost_in_transit")
-        return True
+    def resumed(self, received: Sequence[int]) -> bool:
+        """The same incarnation is back and says what it had received, by class. False if that contradicts us."""
+        numbers = [*received, *([0] * len(self.flows))]
+        return all(flow.resumed(number) for flow, number in zip(self.flows, numbers, strict=False))
 
     def give_up(self, cause: DropCause) -> None:
-        """Nothing more will be acknowledged: count everything under `cause`, what was never sent too."""
-        self._drop_queued(cause)
-        self._drop_sent(cause)
+        """Keep nothing; see `SendFlow.give_up`."""
+        self.durable_bytes = 0
+        for flow in self.flows:
+            flow.give_up(cause)
 
     def session_restarted(self) -> None:
         """The peer is another incarnation: a new session, numbered from 0 (the account goes on)."""
-        self.give_up("unacknowledged")
-        self.next_sequence = 0
-
-    def drop(self, topics: Mapping[str, int], cause: DropCause) -> None:
-        """Count events as dropped."""
-        self.dropped.setdefault(cause, Counter()).update(topics)
-
-    def _drop_queued(self, cause: DropCause) -> None:
-        for batch in self._queued:
-            self.drop(batch.topics, cause)
-        self._queued.clear()
-        self._queued_bytes = 0
-
-    def _drop_sent(self, cause: DropCause) -> None:
-        for _, batch in self._sent:
-            self.drop(batch.topics, cause)
-        self._sent.clear()
-        self._sent_bytes = 0
+        self.durable_bytes = 0
+        for flow in self.flows:
+            flow.restarted()

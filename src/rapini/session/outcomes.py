@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
 import msgspec
 
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Side
 from rapini.secure.identity import PeerIdentity
 from rapini.session.messages import Greeting
@@ -14,13 +16,17 @@ from rapini.session.messages import Greeting
 __all__ = [
     "ChannelOpened",
     "CloseKind",
+    "DurableReceived",
     "EventsAcknowledged",
     "EventsReceived",
+    "GapReceived",
     "GreetingReceived",
     "LinkClosed",
     "LinkOutcome",
     "LinkUp",
     "PongReceived",
+    "PositionTold",
+    "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
 ]
@@ -49,6 +55,8 @@ class ChannelOpened:
     """Who the peer proved to be; `None` where the mechanism proves nothing."""
     cipher: str
     version: str
+    is_resumed: bool = False
+    """Whether the mechanism continued from an earlier handshake (a ticket of TLS)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +89,7 @@ class SubscriptionsInForce:
 class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A batch, still encoded."""
 
+    delivery: Delivery
     first_sequence: int
     count: int
     batch: bytes
@@ -88,9 +97,45 @@ class EventsReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventsAcknowledged:
-    """So many events of this session were taken at the peer (cumulative)."""
+    """What was taken at the peer: the number after the last event, by delivery class (cumulative)."""
 
-    received_events: int
+    taken: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GapReceived:
+    """The peer could not keep these events: nothing will come for their numbers."""
+
+    delivery: Delivery
+    first_sequence: int
+    count: int
+    reason: str
+    topics: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamAnnounced:
+    """The peer has a durable stream; tell it where we are with `Link.tell_position`."""
+
+    stream_id: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionTold:
+    """Where the peer is in our durable stream."""
+
+    stream_id: bytes
+    position: int | None
+    is_kept: bool
+
+
+class DurableReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Events of the peer's durable stream, still encoded; without any, its position alone has moved."""
+
+    after: int
+    first_sequence: int
+    count: int
+    batch: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +165,10 @@ LinkOutcome = (
     | SubscriptionsInForce
     | EventsReceived
     | EventsAcknowledged
+    | GapReceived
+    | StreamAnnounced
+    | PositionTold
+    | DurableReceived
     | PongReceived
     | LinkClosed
 )

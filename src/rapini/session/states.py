@@ -37,7 +37,11 @@ class Input(Enum):
     SUBSCRIBED = "Subscribed"
     READY = "Ready"
     EVENTS = "Events"
+    GAP = "Gap"
     ACK = "Ack"
+    STREAM = "Stream"
+    POSITION = "Position"
+    DURABLE = "Durable"
     PING = "Ping"
     PONG = "Pong"
     GOODBYE = "Goodbye"
@@ -55,6 +59,11 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.JUDGING, i.SUBSCRIPTIONS): s.JUDGING,
         (s.SYNCING, i.SUBSCRIPTIONS): s.SYNCING,
         (s.SYNCING, i.SUBSCRIBED): s.SYNCING,
+        (s.JUDGING, i.STREAM): s.JUDGING,
+        (s.SYNCING, i.STREAM): s.SYNCING,
+        (s.SYNCING, i.POSITION): s.SYNCING,
+        (s.UP, i.POSITION): s.UP,
+        (s.LEAVING, i.POSITION): s.LEAVING,
         (s.SYNCING, i.READY): s.UP,
         (s.SYNCING, i.LEAVE): s.LEAVING,
         (s.UP, i.LEAVE): s.LEAVING,
@@ -65,7 +74,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         table[state, i.GOODBYE] = s.CLOSED
         table[state, i.REJECT] = s.CLOSED
     for state in (s.UP, s.LEAVING):
-        for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.ACK, i.READY):
+        for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.GAP, i.DURABLE, i.ACK, i.READY):
             table[state, flowing] = state
     del table[s.UP, i.READY]  # said once: by then it has been heard
     return MappingProxyType(table)

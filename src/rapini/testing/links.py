@@ -15,7 +15,7 @@ By default both ends are plain and play their parts by themselves: they greet an
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -54,7 +54,7 @@ def greeting_of(
     window_bytes: int = 1 << 20,
     known_incarnation: bytes = b"",
     known_epoch: int = 0,
-    received_events: int = 0,
+    received: Sequence[int] = (),
 ) -> Greeting:
     """What a node says of itself; its incarnation follows from its name unless given."""
     return Greeting(
@@ -65,7 +65,7 @@ def greeting_of(
         window_bytes=window_bytes,
         known_incarnation=known_incarnation,
         known_epoch=known_epoch,
-        received_events=received_events,
+        received=list(received),
     )
 
 

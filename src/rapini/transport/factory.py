@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import selectors
+from collections.abc import Callable
 
 from rapini.errors import ConfigError
 from rapini.transport.base import Options, Transport, Wake
 
-__all__ = ["make_transport"]
+__all__ = ["TransportMaker", "make_transport"]
+
+TransportMaker = Callable[[str, selectors.BaseSelector, Wake, Options], Transport]
+"""As `make_transport`."""
 
 
 def make_transport(name: str, poller: selectors.BaseSelector, wake: Wake, options: Options) -> Transport:

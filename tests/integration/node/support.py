@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rapini import Event, Node, Origin, PeerState, PeerStatus
+from rapini import Event, Gap, Node, Origin, PeerState, PeerStatus
 from rapini.testing.authority import ThrowawayAuthority
 from tests.programs.events import Tick
 
@@ -45,7 +45,7 @@ class Recorder:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.items: list[tuple[float, tuple[Event, Origin] | PeerStatus]] = []
+        self.items: list[tuple[float, tuple[Event, Origin] | PeerStatus | Gap]] = []
         self._changed = threading.Condition()
         self._reads = threading.Event()
         self._reads.set()
@@ -89,13 +89,11 @@ class Recorder:
             return [
                 item[0].number
                 for _, item in self.items
-                if not isinstance(item, PeerStatus)
-                and isinstance(item[0], Tick)
-                and (not sender or item[0].sender == sender)
+                if isinstance(item, tuple) and isinstance(item[0], Tick) and (not sender or item[0].sender == sender)
             ]
 
     def wait(
-        self, wanted: Callable[[tuple[Event, Origin] | PeerStatus], bool], timeout_s: float = 10.0, since: int = 0
+        self, wanted: Callable[[tuple[Event, Origin] | PeerStatus | Gap], bool], timeout_s: float = 10.0, since: int = 0
     ) -> tuple[float, Any]:
         """The first wanted item and when it came."""
         deadline = time.monotonic() + timeout_s
@@ -126,7 +124,7 @@ class Recorder:
         """When the tick with this number came."""
         return self.wait(
             lambda item: (
-                not isinstance(item, PeerStatus)
+                isinstance(item, tuple)
                 and isinstance(item[0], Tick)
                 and item[0].number == number
                 and (not sender or item[0].sender == sender)

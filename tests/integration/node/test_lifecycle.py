@@ -176,6 +176,7 @@ def test_async_node(keys: Keys, scheme: str) -> None:
                 if isinstance(item, PeerStatus):
                     states.append(item.state.value)
                     continue
+                assert isinstance(item, tuple)
                 event = item[0]
                 assert isinstance(event, Tick)
                 got.append(event.number)

@@ -6,6 +6,7 @@ import msgspec
 
 from rapini.codec import Codec, join_runs
 from rapini.events import Event
+from rapini.events.delivery import Delivery
 from rapini.node import inbox as inbox_module
 from rapini.node.counters import MAX_BAD_EVENT_PLACES, Counters
 from rapini.node.inbox import EventRun, Inbox, ReceivedBatch
@@ -32,7 +33,14 @@ class Desk:
 
     def put(self, data: bytes, count: int, *, peer: str = "peer") -> None:
         batch = ReceivedBatch(
-            peer=peer, epoch=2, generation=1, first_sequence=0, count=count, data=data, taken=self.taken.append
+            peer=peer,
+            epoch=2,
+            generation=1,
+            delivery=Delivery.BEST_EFFORT,
+            first_sequence=0,
+            count=count,
+            data=data,
+            taken=self.taken.append,
         )
         self.inbox.put(batch)
 
@@ -54,7 +62,7 @@ def test_batches_and_statuses_come_in_the_order_they_were_put() -> None:
     desk.put(notes(2, 3), 2)
     desk.inbox.end()
     items = list(desk.inbox.items(None))
-    assert [item if isinstance(item, PeerStatus) else [list(run.events) for run in item] for item in items] == [
+    assert [[list(run.events) for run in item] if isinstance(item, list) else item for item in items] == [
         [[Note(1)]],
         LOST,
         [[Note(2), Note(3)]],

@@ -9,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from rapini.events.delivery import Delivery
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
@@ -17,8 +18,9 @@ from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.peers import Peers
 from rapini.node.settings import NodeSettings
-from rapini.node.status import PeerState, PeerStatus
+from rapini.node.status import Gap, PeerState, PeerStatus
 from rapini.session.messages import Ack, Goodbye, encode_frame, pack_events_frame
+from rapini.session.messages import Gap as GapFrame
 from rapini.session.outbox import Batch
 from rapini.testing import LinkPair, ManualClock, joined_pair
 from rapini.transport import Connection, SendResult
@@ -95,10 +97,10 @@ def test_an_acknowledgement_and_a_goodbye_in_one_read_send_nothing_after_the_end
     """The acknowledgement gave credit, and what waited was sent into the closed channel: the I/O thread ended."""
     session = world.peers.sessions["alpha"]
     for _ in range(2):
-        session.outbox.put(Batch(bytes(600_000), 1, {"t": 1}))
+        session.outbox.put(Batch(bytes(600_000), 1, {"t": 1}), Delivery.BEST_EFFORT, 0.0)
     world.peers.pump(session, time.monotonic())
     assert session.outbox.in_flight_bytes == 600_000
-    world.hear(encode_frame(Ack(1)) + encode_frame(Goodbye("goodbye")))
+    world.hear(encode_frame(Ack([1])) + encode_frame(Goodbye("goodbye")))
     assert session.outbox.acknowledged == 1
     assert session.outbox.dropped == {"peer_left": {"t": 1}}
     assert world.counters.sent == {"alpha": 1}
@@ -107,8 +109,15 @@ def test_an_acknowledgement_and_a_goodbye_in_one_read_send_nothing_after_the_end
 
 @pytest.mark.parametrize(
     "frame",
-    [pack_events_frame(5, 1, b"\x90") + pack_events_frame(5, 1, b"\x90"), encode_frame(Ack(1)), b"\x00\x00\x00\x00"],
-    ids=["numbers go back", "never sent", "no frame"],
+    [
+        pack_events_frame(0, 0, 1, b"\x90") + pack_events_frame(0, 0, 1, b"\x90"),
+        pack_events_frame(0, 1, 1, b"\x90"),
+        pack_events_frame(2, 0, 1, b"\x90"),
+        encode_frame(GapFrame(1, 7, 1, "queue_full")),
+        encode_frame(Ack([1])),
+        b"\x00\x00\x00\x00",
+    ],
+    ids=["numbers go back", "numbers jump", "no such class", "a gap elsewhere", "never sent", "no frame"],
 )
 def test_a_peer_that_breaks_the_protocol_is_lost_and_did_not_leave(world: World, frame: bytes) -> None:
     world.hear(frame)
@@ -116,6 +125,19 @@ def test_a_peer_that_breaks_the_protocol_is_lost_and_did_not_leave(world: World,
     assert (world.counters.peers_lost, world.counters.peers_left) == (1, 0)
 
 
-def test_what_was_announced_and_did_not_come_is_counted_as_missed(world: World) -> None:
-    world.hear(pack_events_frame(3, 2, b"\x90"))
+def test_what_could_not_be_kept_comes_as_a_gap_in_its_place(world: World) -> None:
+    world.inbox.prefixes = ("",)
+    world.hear(encode_frame(GapFrame(0, 0, 3, "queue_full", {"a/b": 3})) + pack_events_frame(0, 3, 2, b"\x90"))
     assert (world.counters.received, world.counters.missed) == ({"alpha": 2}, {"alpha": 3})
+    assert world.counters.gaps == {"alpha": {"queue_full": 3}}
+    items = []
+    while (item := world.inbox.get(0)) is not None:
+        items.append(item)
+    gap, run = items[-2:]
+    assert isinstance(gap, Gap)
+    assert (gap.peer, gap.delivery, gap.first, gap.last, gap.count) == ("alpha", "best_effort", 0, 2, 3)
+    assert (gap.reason, gap.topics) == ("queue_full", {"a/b": 3})
+    assert isinstance(run, list)
+    world.peers.tell_all_taken(time.monotonic())
+    session = world.peers.sessions["alpha"]
+    assert (session.held_bytes, session.credit_used, session.intakes[0].told) == (0, 0, 5)

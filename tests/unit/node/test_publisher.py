@@ -50,7 +50,7 @@ class Peerage:
         )
 
     def pump(self, session: Session, now: float) -> None:
-        self.sent[session.name] += [batch for _, batch in session.outbox.sendable()]
+        self.sent[session.name] += [item for _, _, item in session.outbox.sendable() if isinstance(item, Batch)]
 
     def publish(self, *events: Event, topic: str | None = None) -> None:
         self.publisher.publish_many(events, topic)

@@ -10,14 +10,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from rapini import limits
+from rapini.events.delivery import Delivery
 from rapini.node.links import LinkRecord
 from rapini.node.sessions import Session
 from rapini.session.messages import Epoch, Greeting, Incarnation
-from rapini.session.outbox import Batch, Outbox
+from rapini.session.outbox import Batch, Hole, Outbox
 from rapini.session.outcomes import (
     ChannelOpened,
     EventsAcknowledged,
     EventsReceived,
+    GapReceived,
     GreetingReceived,
     LinkOutcome,
     LinkUp,
@@ -26,6 +29,7 @@ from rapini.testing import LinkEnd, greeting_of, joined_pair
 from rapini.testing.links import incarnation_of
 
 WINDOW = 100
+BEST, RELIABLE = Delivery.BEST_EFFORT, Delivery.RELIABLE
 NAMES = ("alpha", "beta")
 
 
@@ -33,8 +37,12 @@ def session(name: str = "peer", window: int = WINDOW, queue: int = 10_000) -> Se
     return Session(name=name, outbox=Outbox(queue), window_bytes=window)
 
 
-def batch_received(first: int, count: int) -> EventsReceived:
-    return EventsReceived(first_sequence=first, count=count, batch=b"x")
+def batch_received(first: int, count: int, delivery: Delivery = BEST) -> EventsReceived:
+    return EventsReceived(delivery=delivery, first_sequence=first, count=count, batch=b"x")
+
+
+def gap_received(first: int, count: int) -> GapReceived:
+    return GapReceived(delivery=BEST, first_sequence=first, count=count, reason="queue_full", topics={})
 
 
 def admitted(known: bool, *, heard_known: bool | None = None, received: int = 0) -> tuple[Session, bool]:
@@ -42,14 +50,12 @@ def admitted(known: bool, *, heard_known: bool | None = None, received: int = 0)
     ours, theirs = incarnation_of("us"), incarnation_of("them")
     state = session()
     state.admitted(greeting_of("us", incarnation=ours), greeting_of("them", incarnation=theirs), Epoch(1))
-    state.outbox.put(Batch(b"x", 3, {"t": 3}))
+    state.outbox.put(Batch(b"x", 3, {"t": 3}), BEST, 0.0)
     list(state.outbox.sendable())
     state.received(batch_received(0, 5))
     said = greeting_of("us", incarnation=ours, known_incarnation=theirs if known else b"")
     remembers = known if heard_known is None else heard_known
-    heard = greeting_of(
-        "them", incarnation=theirs, known_incarnation=ours if remembers else b"", received_events=received
-    )
+    heard = greeting_of("them", incarnation=theirs, known_incarnation=ours if remembers else b"", received=(received,))
     return state, state.admitted(said, heard, Epoch(2))
 
 
@@ -59,7 +65,7 @@ def admitted(known: bool, *, heard_known: bool | None = None, received: int = 0)
 def test_a_session_goes_on_when_both_remember_each_other() -> None:
     state, agreed = admitted(known=True, received=3)
     assert agreed
-    assert (state.generation, state.position, state.outbox.next_sequence) == (1, 5, 3)
+    assert (state.generation, state.intakes[0].position, state.outbox.best_effort.next_sequence) == (1, 5, 3)
     assert state.outbox.acknowledged == 3
 
 
@@ -67,7 +73,8 @@ def test_a_session_goes_on_when_both_remember_each_other() -> None:
 def test_a_session_starts_anew_unless_both_remember(we: bool, they: bool) -> None:
     state, agreed = admitted(known=we, heard_known=they, received=0)
     assert agreed
-    assert (state.generation, state.position, state.outbox.next_sequence) == (2, 0, 0)
+    assert (state.generation, state.intakes[0].position) == (2, 0)
+    assert state.outbox.best_effort.next_sequence == 3, "the new one hears of what the old one may have missed"
     assert state.outbox.dropped == {"unacknowledged": Counter({"t": 3})}
 
 
@@ -76,34 +83,37 @@ def test_a_peer_that_received_more_than_was_sent_is_contradicted() -> None:
     assert not agreed
 
 
-def test_events_are_numbered_without_going_back() -> None:
+def test_what_comes_must_continue_what_came() -> None:
     state = session()
-    assert state.received(batch_received(0, 3)) == 0
-    assert state.received(batch_received(5, 2)) == 2
-    assert state.position == 7
-    assert state.received(batch_received(6, 1)) is None
-    assert state.received(batch_received(7, 0)) is None
-    assert state.position == 7
+    assert state.received(batch_received(0, 3))
+    assert not state.received(batch_received(5, 2))
+    assert state.received_gap(gap_received(3, 2))
+    assert state.received(batch_received(5, 2))
+    assert not state.received(batch_received(6, 1))
+    assert not state.received(batch_received(7, 0))
+    assert not state.received_gap(gap_received(6, 4))
+    assert state.intakes[0].position == 7
 
 
-def test_batches_taken_out_of_order_are_acknowledged_in_order() -> None:
+def test_each_class_has_numbers_of_its_own() -> None:
     state = session()
-    for first in (0, 2, 4):
-        state.received(batch_received(first, 2))
-    state.batch_taken(state.generation, 2, 2)
-    assert state.taken == 0
-    state.batch_taken(state.generation, 0, 2)
-    assert state.taken == 4
-    state.batch_taken(state.generation, 4, 2)
-    assert (state.taken, state.waiting) == (6, {})
+    assert state.received(batch_received(0, 3))
+    assert state.received(batch_received(0, 2, RELIABLE))
+    assert not state.received(batch_received(0, 1, Delivery.DURABLE))
+    assert [intake.position for intake in state.intakes] == [3, 2]
 
 
-def test_what_is_missing_counts_as_taken_so_that_credit_returns() -> None:
+def test_what_is_taken_out_of_order_is_acknowledged_in_order() -> None:
     state = session()
+    state.received(batch_received(0, 2))
+    state.received_gap(gap_received(2, 2))
     state.received(batch_received(4, 2))
-    assert state.taken == 4
-    state.batch_taken(state.generation, 4, 2)
-    assert state.taken == 6
+    state.was_taken(state.generation, BEST, 2, 2)
+    assert state.intakes[0].taken == 0
+    state.was_taken(state.generation, BEST, 0, 2)
+    assert state.intakes[0].taken == 4
+    state.was_taken(state.generation, BEST, 4, 2)
+    assert (state.intakes[0].taken, state.holds_something, state.has_news) == (6, False, True)
 
 
 def test_a_greeting_speaks_of_what_was_received_whether_it_was_taken_or_not() -> None:
@@ -117,7 +127,7 @@ def test_a_greeting_speaks_of_what_was_received_whether_it_was_taken_or_not() ->
         window_bytes=77,
         known_incarnation=incarnation_of("them"),
         known_epoch=4,
-        received_events=3,
+        received=(3, 0),
     )
 
 
@@ -126,8 +136,8 @@ def test_a_batch_of_an_earlier_generation_moves_nothing() -> None:
     state.received(batch_received(0, 2))
     old = state.generation
     state.admitted(greeting_of("us"), greeting_of("them"), Epoch(2))
-    state.batch_taken(old, 0, 2)
-    assert state.taken == 0
+    state.was_taken(old, BEST, 0, 2)
+    assert state.intakes[0].taken == 0
 
 
 # -- two sessions -----------------------------------------------------------------------------------------------------
@@ -144,11 +154,12 @@ class Node:
         self.said: Greeting | None = None
         self.stream = b""
         """What it said and the peer has not heard yet."""
-        self.untaken: list[tuple[int, Epoch, EventsReceived]] = []
+        self.untaken: list[tuple[int, Epoch, EventsReceived | GapReceived]] = []
         self.put = 0
-        self.arrived: list[bytes] = []
-        self.missed = 0
+        self.arrived: dict[Delivery, list[bytes]] = {BEST: [], RELIABLE: []}
+        self.gaps: dict[Delivery, Counter[str]] = {BEST: Counter(), RELIABLE: Counter()}
         self.generations = 0
+        self.was_up = False
 
     def greet(self) -> Greeting:
         self.said = self.session.greeting("test", self.name, "", self.incarnation)
@@ -162,17 +173,21 @@ class Node:
             case GreetingReceived(greeting=heard):
                 self.admit(end, heard, now)
             case LinkUp():
+                self.was_up = True
                 self.session.record = cast(LinkRecord, SimpleNamespace(link=end.link))
                 self.pump()
             case EventsReceived():
                 assert not self.session.exceeds_credit(len(outcome.batch)), "honest peers keep to their credit"
-                missing = self.session.received(outcome)
-                assert missing is not None
-                self.missed += missing
-                self.arrived.append(outcome.batch)
+                assert self.session.received(outcome)
+                self.arrived[outcome.delivery].append(outcome.batch)
                 self.untaken.append((self.session.generation, self.session.epoch, outcome))
-            case EventsAcknowledged(received_events=received):
-                assert self.session.outbox.acknowledge(received)
+            case GapReceived():
+                assert not self.session.exceeds_credit(limits.GAP_CREDIT_BYTES), "honest peers keep to their credit"
+                assert self.session.received_gap(outcome)
+                self.gaps[outcome.delivery][outcome.reason] += outcome.count
+                self.untaken.append((self.session.generation, self.session.epoch, outcome))
+            case EventsAcknowledged(taken=taken):
+                assert self.session.outbox.acknowledge(taken)
                 self.pump()
             case _:
                 pass
@@ -192,8 +207,11 @@ class Node:
         end = self.end
         if end is None or self.session.record is None or not end.link.is_up:
             return
-        for first, batch in self.session.outbox.sendable():
-            end.link.send_events(first, batch.count, batch.data, end.clock.now)
+        for delivery, first, item in self.session.outbox.sendable():
+            if isinstance(item, Hole):
+                end.link.send_gap(delivery, first, item, end.clock.now)
+            else:
+                end.link.send_events(delivery, first, item.count, item.data, end.clock.now)
 
     def collect(self) -> None:
         """Act on what the link reports and take what it has to say."""
@@ -209,22 +227,20 @@ class Node:
             self.end.link.transport_ended("reset", "", self.end.clock.now)
             self.end.link.outcomes()
             if self.session.record is not None:
-                self.session.lost()
+                self.session.lost(1000.0)
         self.end, self.stream = None, b""
 
     def take(self) -> None:
         generation, epoch, got = self.untaken.pop(0)
-        self.session.released(epoch, len(got.batch))
-        self.session.batch_taken(generation, got.first_sequence, got.count)
+        size = len(got.batch) if isinstance(got, EventsReceived) else limits.GAP_CREDIT_BYTES
+        self.session.released(epoch, size)
+        self.session.was_taken(generation, got.delivery, got.first_sequence, got.count)
 
     def account(self) -> tuple[int, int]:
         """What was published, and what the outbox says became of it."""
         outbox = self.session.outbox
         ended = outbox.acknowledged + sum(topics.total() for topics in outbox.dropped.values())
         return self.put, ended + outbox.pending_events
-
-    def lost_in_transit(self) -> int:
-        return self.session.outbox.dropped.get("lost_in_transit", Counter[str]()).total()
 
 
 class BothCountTheSame(RuleBasedStateMachine):
@@ -250,15 +266,23 @@ class BothCountTheSame(RuleBasedStateMachine):
             for name in NAMES:
                 self.deliver(name, 1 << 20)
 
-    @rule(name=st.sampled_from(NAMES), count=st.integers(1, 3), size=st.integers(8, 60))
-    def publish(self, name: str, count: int, size: int) -> None:
+    @rule(
+        name=st.sampled_from(NAMES),
+        delivery=st.sampled_from([BEST, RELIABLE]),
+        count=st.integers(1, 3),
+        size=st.integers(8, 60),
+    )
+    def publish(self, name: str, delivery: Delivery, count: int, size: int) -> None:
         node = self.nodes[name]
+        if not node.was_up:
+            return  # nothing is owed to a peer whose subscriptions were never heard
         self.serial += 1
         batch = Batch(self.serial.to_bytes(8, "big") + bytes(size), count, {"t": count})
         node.put += count
-        if node.session.record is None:
-            node.session.outbox.drop(batch.topics, "peer_lost")
-        elif node.session.outbox.put(batch):
+        if node.session.record is None and delivery is BEST:
+            node.session.outbox.lose(batch, delivery, "peer_lost")
+        else:
+            node.session.outbox.put(batch, delivery, 0.0)
             node.pump()
             node.collect()
 
@@ -315,21 +339,21 @@ class BothCountTheSame(RuleBasedStateMachine):
         self.cut()
         self.connect("alpha", comes_up=True)
         self.settle()
-        for name in NAMES:  # what shows a gap is the next batch
-            self.publish(name, 1, 8)
-        self.settle()
         for name in NAMES:
             sender, receiver = self.nodes[name], self.other(name)
             assert sender.session.outbox.is_idle
             assert (receiver.session.credit_used, receiver.session.held_bytes) == (0, 0)
             assert sender.session.generation == sender.generations
             # Numbers of the present session: both speak of the same events.
-            assert sender.session.outbox.next_sequence == receiver.session.position == receiver.session.taken
+            for flow, intake in zip(sender.session.outbox.flows, receiver.session.intakes, strict=True):
+                assert flow.next_sequence == flow.sent_sequence == intake.position == intake.taken
             if not self.runs:
-                assert sender.lost_in_transit() == receiver.missed
-                sent = sender.session.outbox.acknowledged
-                assert sent == receiver.session.position - receiver.missed
-                assert "unacknowledged" not in sender.session.outbox.dropped
+                for delivery, flow in zip((BEST, RELIABLE), sender.session.outbox.flows, strict=True):
+                    told = {reason: count for reason, count in receiver.gaps[delivery].items() if count}
+                    counted = {cause: topics.total() for cause, topics in flow.dropped.items() if topics.total()}
+                    assert told == counted, "every loss is told, and no other"
+                    assert flow.acknowledged == flow.next_sequence - sum(told.values())
+                assert set(sender.session.outbox.reliable.dropped) <= {"queue_full"}
 
     @invariant()
     def every_event_is_in_one_account(self) -> None:
@@ -340,14 +364,15 @@ class BothCountTheSame(RuleBasedStateMachine):
     @invariant()
     def nothing_arrives_twice_or_out_of_order(self) -> None:
         for node in self.nodes.values():
-            numbers = [int.from_bytes(data[:8], "big") for data in node.arrived]
-            assert numbers == sorted(set(numbers))
+            for arrived in node.arrived.values():
+                numbers = [int.from_bytes(data[:8], "big") for data in arrived]
+                assert numbers == sorted(set(numbers))
 
     @invariant()
     def credit_bounds_what_is_under_way(self) -> None:
         for node in self.nodes.values():
             outbox = node.session.outbox
-            assert outbox.in_flight_bytes <= max(WINDOW, 68)
+            assert outbox.in_flight_bytes <= max(WINDOW, 68, limits.GAP_CREDIT_BYTES)
 
 
 TestBothCountTheSame = BothCountTheSame.TestCase

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -178,9 +179,9 @@ def test_trust_in_a_certificate_that_does_not_say_what_it_is(authority: Throwawa
 def test_files_that_are_replaced_while_we_read(authority: ThrowawayAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
     files = authority.issue("n")
 
-    def replaced(certificate_path: Path, key_path: Path, trust_der: bytes) -> Contexts:
+    def replaced(certificate_path: Path, key_path: Path, trust_der: bytes, *, resume: bool) -> Contexts:
         certificate_path.unlink()
-        return build_contexts(certificate_path, key_path, trust_der)
+        return build_contexts(certificate_path, key_path, trust_der, resume=resume)
 
     monkeypatch.setattr("rapini.secure.material.build_contexts", replaced)
     assert _refused(files).code == "file_not_found"
@@ -260,13 +261,17 @@ def _self_signed(
     )
 
 
-def test_contexts_accept_nothing_older_than_tls_1_3_and_issue_no_tickets(authority: ThrowawayAuthority) -> None:
-    contexts = load(authority.issue("n")).contexts
+@pytest.mark.parametrize("resume", [True, False])
+def test_contexts_accept_nothing_older_than_tls_1_3(authority: ThrowawayAuthority, resume: bool) -> None:
+    files = authority.issue("n")
+    contexts = TlsMaterial.load(files.certificate_path, files.key_path, files.trust_path, resume=resume).contexts
     for context in (contexts.initiator, contexts.initiator_any_host, contexts.responder):
         assert context.minimum_version.name == "TLSv1_3"
         assert context.verify_mode.name == "CERT_REQUIRED"
         assert context.keylog_filename is None
-    assert contexts.responder.num_tickets == 0
+        assert context.options & ssl.OP_NO_COMPRESSION
+    assert contexts.responder.num_tickets == int(resume)
+    assert bool(contexts.responder.options & ssl.OP_NO_TICKET) is not resume
     assert contexts.initiator.check_hostname
     assert not contexts.initiator_any_host.check_hostname
 

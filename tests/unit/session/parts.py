@@ -11,6 +11,7 @@ from rapini.session.messages import (
     Epoch,
     FrameKind,
     FrameReader,
+    Gap,
     Goodbye,
     Greeting,
     Hello,
@@ -33,14 +34,15 @@ NOW = 1000.0
 ALPHA, BETA = greeting_of("alpha"), greeting_of("beta")
 
 FRAMES: dict[Input, bytes] = {
-    Input.HELLO: encode_frame(Hello(1, 1, ALPHA)),
-    Input.WELCOME: encode_frame(Welcome(1, 1, BETA)),
+    Input.HELLO: encode_frame(Hello(2, 2, ALPHA)),
+    Input.WELCOME: encode_frame(Welcome(2, 1, BETA)),
     Input.REJECT: encode_frame(Reject("denied", "no", 1500)),
     Input.SUBSCRIPTIONS: encode_frame(Subscriptions(1, ["a/"])),
     Input.SUBSCRIBED: encode_frame(Subscribed(1)),
     Input.READY: encode_frame(Ready()),
-    Input.EVENTS: pack_events_frame(0, 1, b"batch"),
-    Input.ACK: encode_frame(Ack(0)),
+    Input.EVENTS: pack_events_frame(0, 0, 1, b"batch"),
+    Input.ACK: encode_frame(Ack([0])),
+    Input.GAP: encode_frame(Gap(0, 1, 2, "queue_full", {"t": 2})),
     Input.PING: encode_frame(Ping(7)),
     Input.PONG: encode_frame(Pong(7)),
     Input.GOODBYE: encode_frame(Goodbye("goodbye", "bye")),

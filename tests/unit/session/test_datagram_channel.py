@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rapini.errors import LocalError
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Outcome
 from rapini.secure.datagrams import DatagramMechanism, PlainDatagrams
 from rapini.secure.plain import PlainChannel
@@ -148,12 +149,12 @@ def test_a_link_comes_up_sends_and_leaves_over_datagrams() -> None:
     joined = settle(pair())
     for end in joined.ends:
         assert end.seen(LinkUp)
-    joined.initiator.link.send_events(0, 3, b"\x90", joined.clock.now)
+    joined.initiator.link.send_events(Delivery.BEST_EFFORT, 0, 3, b"\x90", joined.clock.now)
     settle(joined)
     assert [each.count for each in joined.responder.seen(EventsReceived)] == [3]
-    joined.responder.link.acknowledge(3, joined.clock.now)
+    joined.responder.link.acknowledge([3], joined.clock.now)
     settle(joined)
-    assert [each.received_events for each in joined.initiator.seen(EventsAcknowledged)] == [3]
+    assert [list(each.taken) for each in joined.initiator.seen(EventsAcknowledged)] == [[3]]
     joined.advance(5.0)
     assert joined.initiator.link.is_up, "heartbeats cross, and their timers run"
     joined.initiator.link.leave("goodbye", "", joined.clock.now)
@@ -183,7 +184,7 @@ def test_a_link_whose_frames_wait_behind_a_lost_one_hears_that_the_peer_is_well(
     for _ in range(25):
         joined.clock.advance(0.2)
         joined.responder.link.handle_timer(joined.clock.now)
-        joined.responder.link.send_events(0, 1, b"\x90", joined.clock.now)
+        joined.responder.link.send_events(Delivery.BEST_EFFORT, 0, 1, b"\x90", joined.clock.now)
         while datagram := joined.responder.link.data_to_send():
             if b"\x00\x00\x00\x03\x09" not in datagram:  # whatever carries the first Ping is lost
                 joined.initiator.receive(datagram)
@@ -224,9 +225,9 @@ def test_a_reliable_batch_of_nothing_tells_what_was_sent_before_it() -> None:
     """How the tail of best-effort traffic is accounted for: the numbers up to there are here, or missing."""
     joined = settle(pair())
     link = joined.initiator.link
-    link.send_events(0, 5, b"\x90", joined.clock.now)
+    link.send_events(Delivery.BEST_EFFORT, 0, 5, b"\x90", joined.clock.now)
     assert link.data_to_send(), "lost"
-    link.send_events(5, 0, b"\x90", joined.clock.now, is_reliable=True)
+    link.send_events(Delivery.BEST_EFFORT, 5, 0, b"\x90", joined.clock.now, is_reliable=True)
     settle(joined)
     (told,) = joined.responder.seen(EventsReceived)
     assert (told.first_sequence, told.count) == (5, 0)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Channel, Side
 from rapini.secure.material import TlsMaterial
 from rapini.session.link import LinkState
@@ -61,7 +62,7 @@ def talk(pair: LinkPair) -> LinkPair:
     """Come up, send some events one way, say goodbye."""
     settle(pair)
     for number in range(EVENTS):
-        pair.initiator.link.send_events(number, 1, f"event {number}".encode(), pair.clock.now)
+        pair.initiator.link.send_events(Delivery.BEST_EFFORT, number, 1, f"event {number}".encode(), pair.clock.now)
         settle(pair)
     pair.initiator.link.leave("goodbye", "", pair.clock.now)
     return settle(pair)
@@ -134,7 +135,7 @@ def test_a_peer_that_stops_is_lost_after_three_seconds() -> None:
 
 def test_a_cut_cable_is_a_loss_on_both_sides() -> None:
     pair = settle(joined_pair())
-    pair.initiator.link.send_events(0, 1, b"under way", pair.clock.now)
+    pair.initiator.link.send_events(Delivery.BEST_EFFORT, 0, 1, b"under way", pair.clock.now)
     pair.cut()
     assert [end.seen(LinkClosed)[0].kind for end in pair.ends] == [CloseKind.LOST] * 2
     assert events(pair.responder) == []
@@ -261,7 +262,7 @@ def test_a_damaged_tls_stream_delivers_a_beginning_and_then_ends(
     pieces = []
     for at in range(EVENTS):
         for each in (pair, other):
-            each.initiator.link.send_events(at, 1, ALL[at], each.clock.now)
+            each.initiator.link.send_events(Delivery.BEST_EFFORT, at, 1, ALL[at], each.clock.now)
         pieces.append(pair.initiator.data())
     match what:
         case "drop":

@@ -6,6 +6,7 @@ import pytest
 
 from rapini import limits
 from rapini.errors import LocalError
+from rapini.events.delivery import Delivery
 from rapini.secure.channel import Side
 from rapini.secure.plain import OPENING
 from rapini.session.link import CloseKind, LinkState, Timing
@@ -55,7 +56,7 @@ def test_the_initiators_side_of_a_session() -> None:
     assert isinstance(opened, ChannelOpened)
     assert script.says() == []
     script.link.greet(ALPHA, script.now)
-    assert script.says() == [Hello(1, 1, ALPHA)]
+    assert script.says() == [Hello(2, 2, ALPHA)]
     assert script.hears(welcome(3)) == [GreetingReceived(greeting=BETA, identity=None)]
     assert (script.says(), script.link.offered_epoch, script.link.epoch) == ([], 3, None)
     script.judge()
@@ -68,7 +69,7 @@ def test_the_initiators_side_of_a_session() -> None:
 
 def welcome(epoch: int) -> bytes:
     """The responder's Welcome."""
-    return encode_frame(Welcome(1, epoch, BETA))
+    return encode_frame(Welcome(2, epoch, BETA))
 
 
 def test_the_responders_side_of_a_session() -> None:
@@ -79,7 +80,7 @@ def test_the_responders_side_of_a_session() -> None:
     assert script.hears(Input.HELLO) == [GreetingReceived(greeting=ALPHA, identity=None)]
     assert (script.says(), script.link.peer) == ([], "alpha")
     script.judge(epoch=9)
-    assert script.says() == [Welcome(1, 9, BETA), Subscriptions(4, ["ours/"])]
+    assert script.says() == [Welcome(2, 9, BETA), Subscriptions(4, ["ours/"])]
     script.hears(Input.SUBSCRIPTIONS)
     assert script.says() == [Subscribed(1), Ready()]
     assert script.hears(Input.READY) == [LinkUp()]
@@ -126,15 +127,15 @@ def test_subscriptions_made_before_the_state_exchange_are_part_of_it(state: Link
 @ROLES
 def test_events_acks_and_pings_cross_an_open_link(is_initiator: bool) -> None:
     script = scripted(LinkState.UP, is_initiator=is_initiator)
-    got = script.hears(pack_events_frame(0, 2, b"one"), pack_events_frame(2, 1, b"two"), Input.ACK)
+    got = script.hears(pack_events_frame(0, 0, 2, b"one"), pack_events_frame(1, 2, 1, b"two"), Input.ACK)
     assert got == [
-        EventsReceived(first_sequence=0, count=2, batch=b"one"),
-        EventsReceived(first_sequence=2, count=1, batch=b"two"),
-        EventsAcknowledged(received_events=0),
+        EventsReceived(delivery=Delivery.BEST_EFFORT, first_sequence=0, count=2, batch=b"one"),
+        EventsReceived(delivery=Delivery.RELIABLE, first_sequence=2, count=1, batch=b"two"),
+        EventsAcknowledged(taken=[0]),
     ]
-    script.link.send_events(0, 1, b"batch", script.now)
-    script.link.acknowledge(3, script.now)
-    assert script.says() == [FrameKind.EVENTS, Ack(3)]
+    script.link.send_events(Delivery.BEST_EFFORT, 0, 1, b"batch", script.now)
+    script.link.acknowledge([3], script.now)
+    assert script.says() == [FrameKind.EVENTS, Ack([3])]
     assert script.hears(Input.PING) == []
     assert script.says() == [Pong(7)]
     token = script.link.ping(script.now)
@@ -208,11 +209,11 @@ def test_garbage_ends_the_link_with_a_typed_reason(state: LinkState, garbage: by
 
 def test_events_that_count_beyond_all_numbers_are_refused() -> None:
     script = scripted(LinkState.UP, is_initiator=False)
-    script.link.receive(pack_events_frame(2**64 - 1, 1, b""), script.now)
+    script.link.receive(pack_events_frame(0, 2**64 - 1, 1, b""), script.now)
     assert script.closed().code == "protocol_error"
 
 
-@pytest.mark.parametrize(("low", "high"), [(2, 3), (0, 0), (3, 2)])
+@pytest.mark.parametrize(("low", "high"), [(1, 1), (3, 4), (0, 0), (3, 2)])
 def test_a_peer_of_other_versions_is_told_so(low: int, high: int) -> None:
     script = scripted(LinkState.GREETING, is_initiator=False)
     script.link.receive(encode_frame(Hello(low, high, ALPHA)), script.now)
@@ -232,10 +233,10 @@ def test_a_newer_peer_that_still_speaks_our_version_is_heard() -> None:
 @pytest.mark.parametrize(
     ("said", "code"),
     [
-        (Welcome(2, 6, BETA), "version"),
-        (Welcome(1, 5, BETA), "protocol_error"),
-        (Welcome(1, 0, BETA), "protocol_error"),
-        (Welcome(1, 6, greeting_of("beta", cluster="other")), "cluster_mismatch"),
+        (Welcome(3, 6, BETA), "version"),
+        (Welcome(2, 5, BETA), "protocol_error"),
+        (Welcome(2, 0, BETA), "protocol_error"),
+        (Welcome(2, 6, greeting_of("beta", cluster="other")), "cluster_mismatch"),
     ],
     ids=["version", "old epoch", "no epoch", "cluster"],
 )
@@ -247,7 +248,7 @@ def test_a_welcome_that_contradicts_the_hello_is_refused(said: Welcome, code: st
 
 def test_a_peer_of_another_cluster_is_refused() -> None:
     script = scripted(LinkState.GREETING, is_initiator=False)
-    script.link.receive(encode_frame(Hello(1, 1, greeting_of("alpha", cluster="other"))), script.now)
+    script.link.receive(encode_frame(Hello(2, 2, greeting_of("alpha", cluster="other"))), script.now)
     end = script.closed()
     assert (end.kind, end.code) == (CloseKind.REJECTED, "cluster_mismatch")
 
@@ -299,8 +300,8 @@ def test_a_goodbye_waits_for_its_answer_and_for_what_is_under_way(state: LinkSta
     script.link.leave("goodbye", "maintenance", script.now)
     assert (script.says(), script.link.state) == ([Goodbye("goodbye", "maintenance")], LinkState.LEAVING)
     assert [type(outcome) for outcome in script.hears(Input.EVENTS, Input.ACK)] == [EventsReceived, EventsAcknowledged]
-    script.link.acknowledge(1, script.now)
-    assert script.says() == [Ack(1)]
+    script.link.acknowledge([1], script.now)
+    assert script.says() == [Ack([1])]
     script.link.receive(FRAMES[Input.GOODBYE], script.now)
     end = script.closed()
     assert (end.kind, end.side, script.says()) == (CloseKind.CLOSED, Side.OURS, [])
@@ -347,8 +348,8 @@ def test_events_for_a_link_that_has_just_ended_are_no_error() -> None:
     script = scripted(LinkState.UP, is_initiator=True)
     script.hears(Input.GOODBYE)
     script.says()
-    script.link.send_events(0, 1, b"batch", script.now)
-    script.link.acknowledge(1, script.now)
+    script.link.send_events(Delivery.BEST_EFFORT, 0, 1, b"batch", script.now)
+    script.link.acknowledge([1], script.now)
     assert script.says() == []
 
 
@@ -365,7 +366,7 @@ def test_something_is_sent_every_second_and_no_more_than_needed(is_initiator: bo
     assert [type(said) for said in script.says()] == [Ping]
     script.hears(Input.PONG)
     script.at(1.5)
-    script.link.send_events(0, 1, b"", script.now)  # counts as something
+    script.link.send_events(Delivery.BEST_EFFORT, 0, 1, b"", script.now)  # counts as something
     script.says()
     assert script.at(2.4) == []
     assert script.says() == []

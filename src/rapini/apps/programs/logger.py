@@ -86,7 +86,7 @@ class _Logger:
         for item in consume(node, stop):
             if isinstance(item, PeerStatus):
                 self._book.status(item)
-            elif item is not None:
+            elif isinstance(item, EventRun):
                 self._take(item)
             self._book.tick(node)
 

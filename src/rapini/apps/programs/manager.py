@@ -95,7 +95,7 @@ def run_manager(plan: NodePlan, options: ManagerOptions, *, reporter: Reporter, 
         for item in consume(node, stop):
             if isinstance(item, PeerStatus):
                 book.status(item)
-            elif item is not None:
+            elif isinstance(item, EventRun):
                 ledger.add(f"taken/{item.origin.peer}/{item.origin.epoch}", len(item.events))
                 summary.take(item)
             book.tick(node)

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from rapini import EventRun, Node, NodeSettings, PeerStatus
+from rapini import EventRun, Gap, Node, NodeSettings, PeerStatus
 from rapini.apps.programs.report import Reporter
 from rapini.apps.programs.stopping import Stop
 from rapini.errors import ConfigError
@@ -55,7 +55,7 @@ def open_node(plan: NodePlan, reporter: Reporter, *prefixes: str) -> Node:
     return node
 
 
-def consume(node: Node, stop: Stop) -> Iterator[EventRun | PeerStatus | None]:
+def consume(node: Node, stop: Stop) -> Iterator[EventRun | PeerStatus | Gap | None]:
     """Everything that comes, until told to stop and then what had come by then.
 
     Yields `None` now and then when nothing comes, so that the caller's other business goes on. Never leave the loop

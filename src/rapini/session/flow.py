@@ -1,0 +1,458 @@
+"""The sending end of one delivery class in one session: every number ends acknowledged or in exactly one hole.
+
+Events for one peer are numbered, per session and class, when they are put: so a subscription that filters makes no
+gaps, and what cannot be kept leaves a *hole* in its place in the queue. The peer hears of a hole in order, as a `Gap`,
+and acknowledges it like events; holes next to each other become one, so what is remembered of any amount of loss is
+small.
+
+    put ──> queued ──sendable()──> sent ──acknowledge()──> gone
+               │  full, old, shed     │
+               └───────> Hole <───────┘  connection lost (best effort), lease over, peer restarted
+
+What a lost connection means is what the class promises. *best effort*: what was never sent becomes a hole at once
+(`peer_lost`); what was sent is in doubt until the peer, back with the same memory, says how far it got, and the rest
+becomes `lost_in_transit`. *reliable*: everything stays, and what the peer did not receive is sent again under the same
+numbers.
+
+Source: the numbering and the explicit hole are those of PGM's NAK'd sequence and of `lossy` streams in QUIC-style
+transports; the account is `docs/explanation/accounting.md`. Sans-IO.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Mapping
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from rapini import limits
+
+__all__ = ["Batch", "DropCause", "Hole", "Item", "Overflow", "SendFlow", "Spill"]
+
+DropCause = str
+"""`queue_full`, `shed`, `expired`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `lease_expired`, `disconnected`,
+`peer_left` or `closing`."""
+
+Overflow = Literal["block", "drop_oldest", "drop_newest", "spill", "disconnect"]
+"""What happens when a queue is full. `block` and `disconnect` are the owner's to do: the flow itself drops the newest
+if it is asked to take more than it holds."""
+
+_COMPACT_AT: Final = 64
+"""So many holes between batches are joined at the latest when they are this many."""
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Encoded events for one peer, with their number by topic (one mapping shared by all peers that get the same)."""
+
+    data: bytes
+    count: int
+    topics: Mapping[str, int]
+    priority: int = 0
+    """Lower ones are dropped first when the queue is full."""
+
+
+class Hole(msgspec.Struct):
+    """Numbers that no event will come for."""
+
+    count: int
+    topics: dict[str, int]
+    """Events by topic; empty where it is not known any more."""
+    reason: DropCause
+
+
+Item = Batch | Hole
+
+
+class Spill(Protocol):
+    """Where batches go that memory has no room for; bounded. Implemented in `rapini.storage`."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes would be taken."""
+
+    def put(self, data: bytes) -> int:
+        """Keep some bytes; returns what `get` and `discard` want. Taken and discarded in order, nearly always."""
+
+    def get(self, token: int) -> bytes:
+        """Read them back."""
+
+    def discard(self, token: int) -> None:
+        """They are not needed any more."""
+
+
+class _Entry(msgspec.Struct):
+    """An item in its place."""
+
+    first: int
+    after: int
+    item: Item
+    size: int
+    """Bytes that it takes in memory."""
+    put_at: float
+    spilled: int = -1
+    """Where its bytes are, if not in memory."""
+
+
+class SendFlow:
+    """One class's events for one peer. Thread: the owner's.
+
+    Args:
+        max_bytes: Bound on the bytes kept in memory, queued and unacknowledged ones together.
+        is_reliable: Whether a lost connection loses nothing.
+        overflow: What to do when it is full.
+        spill: Where to spill, for the policy of that name.
+    """
+
+    def __init__(
+        self,
+        max_bytes: int,
+        *,
+        is_reliable: bool = False,
+        overflow: Overflow = "drop_newest",
+        spill: Spill | None = None,
+    ) -> None:
+        self.max_bytes = max_bytes
+        self.is_reliable = is_reliable
+        self.overflow: Overflow = overflow
+        self.next_sequence = 0
+        """Number of the next event to be put."""
+        self.sent_sequence = 0
+        """Number after the last event or hole that was sent."""
+        self.acknowledged = 0
+        """Events that the peer has taken."""
+        self.dropped: dict[DropCause, Counter[str]] = {}
+        """Events that were not delivered, by cause and topic."""
+        self.sent_bytes = 0
+        """Bytes sent and unacknowledged."""
+        self.queued_bytes = 0
+        """Bytes in memory that wait to be sent."""
+        self.spilled_bytes = 0
+        """Bytes on disk that wait to be sent."""
+        self._spill = spill
+        self._queued: deque[_Entry] = deque()
+        self._sent: deque[_Entry] = deque()
+        self._holes_queued = 0
+        self._sent_gap_bytes = 0
+        """Credit that holes under way take; no memory of ours."""
+        self._has_priorities = False
+
+    # -- what there is -------------------------------------------------------------------------------------------
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes in memory, queued and unacknowledged."""
+        return self.queued_bytes + self.sent_bytes - self._sent_gap_bytes
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything was acknowledged."""
+        return not self._queued and not self._sent
+
+    @property
+    def has_queued(self) -> bool:
+        """Whether something is to be sent now.
+
+        A hole at the end of the queue may still grow while the peer is behind; it waits until a batch stands behind it
+        or everything before it was acknowledged, so that a slow peer is not sent a gap for each batch that it misses.
+        """
+        queued = self._queued
+        if not queued:
+            return False
+        return len(queued) > 1 or not self._sent or isinstance(queued[0].item, Batch)
+
+    @property
+    def pending_events(self) -> int:
+        """Events queued or unacknowledged, holes excepted."""
+        return sum(e.item.count for q in (self._queued, self._sent) for e in q if isinstance(e.item, Batch))
+
+    @property
+    def oldest_put_at(self) -> float | None:
+        """When the event at the head of the queue was put, in monotonic seconds."""
+        return self._queued[0].put_at if self._queued else None
+
+    def has_room(self) -> bool:
+        """Whether the next batch would be taken without dropping anything."""
+        if self.kept_bytes < self.max_bytes:
+            return True
+        return self._spill is not None and self._spill.has_room(1)
+
+    # -- putting -------------------------------------------------------------------------------------------------
+
+    def put(self, batch: Batch, now: float = 0.0, *, may_exceed: bool = False) -> bool:
+        """Number and queue a batch; false if it, or something of lower rank, was dropped to stay within the bounds.
+
+        An empty queue takes a batch of any size, so that no event is too large to be sent at all.
+
+        Args:
+            batch: Encoded events.
+            now: Monotonic seconds; ages count from here.
+            may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
+                waited for room and cannot know how large its batch will be.
+        """
+        size = len(batch.data)
+        kept = self.queued_bytes + self.sent_bytes - self._sent_gap_bytes
+        if batch.priority:
+            self._has_priorities = True
+        if not kept or (kept < self.max_bytes and (may_exceed or kept + size <= self.max_bytes)):
+            self._append(batch, size, now)
+            return True
+        if self._spill is not None and self._spill.has_room(size):
+            self._append(batch, size, now, spilled=self._spill.put(batch.data))
+            return True
+        if self.overflow == "drop_oldest" or self._has_priorities:
+            return self._make_room(batch, size, now)
+        self._append_hole(batch, "queue_full")
+        return False
+
+    def lose(self, batch: Batch, cause: DropCause) -> None:
+        """Number a batch that is not kept: it leaves a hole."""
+        self._append_hole(batch, cause)
+
+    def _append(self, batch: Batch, size: int, now: float, spilled: int = -1) -> None:
+        first = self.next_sequence
+        self.next_sequence = first + batch.count
+        if spilled >= 0:
+            self.spilled_bytes += size
+            batch = msgspec.structs.replace(batch, data=b"")
+        else:
+            self.queued_bytes += size
+        self._queued.append(_Entry(first, self.next_sequence, batch, size, now, spilled))
+
+    def _append_hole(self, batch: Batch, cause: DropCause) -> None:
+        self.count_drop(batch.topics, cause)
+        first = self.next_sequence
+        self.next_sequence = first + batch.count
+        last = self._queued[-1] if self._queued else None
+        if last is not None and isinstance(last.item, Hole) and last.item.reason == cause:
+            last.after = self.next_sequence
+            _widen(last.item, batch.count, batch.topics)
+            return
+        self._queued.append(_Entry(first, self.next_sequence, Hole(batch.count, dict(batch.topics), cause), 0, 0.0))
+        self._holes_queued += 1
+
+    def _make_room(self, batch: Batch, size: int, now: float) -> bool:
+        """Drop what ranks lowest, the oldest of it first, or the newcomer itself if nothing ranks lower."""
+        oldest_first = self.overflow == "drop_oldest"
+        while self.kept_bytes and self.kept_bytes + size > self.max_bytes:
+            at = self._victim(batch.priority, oldest_first=oldest_first)
+            if at is None:
+                self._append_hole(batch, "queue_full" if not self._has_priorities else "shed")
+                return False
+            entry = self._queued[at]
+            self._to_hole(entry, "queue_full" if not self._has_priorities else "shed")
+        self._compact_if_due()
+        self._append(batch, size, now)
+        return False
+
+    def _victim(self, priority: int, *, oldest_first: bool) -> int | None:
+        best, best_rank = None, priority + (1 if oldest_first else 0)
+        for at, entry in enumerate(self._queued):
+            if isinstance(entry.item, Batch) and entry.spilled < 0 and entry.item.priority < best_rank:
+                best, best_rank = at, entry.item.priority
+                if not self._has_priorities:
+                    break
+        return best
+
+    # -- sending -------------------------------------------------------------------------------------------------
+
+    def next_size(self) -> int:
+        """Bytes of credit that what `take` would return needs. Only if `has_queued`."""
+        return self._queued[0].size or limits.GAP_CREDIT_BYTES
+
+    def take(self) -> tuple[int, Item]:
+        """Take what is to be sent next, with its first number; it counts as sent. Only if `has_queued`."""
+        entry = self._queued.popleft()
+        item = entry.item
+        if isinstance(item, Hole):
+            self._holes_queued -= 1
+            while self._queued and isinstance(joined := self._queued[0].item, Hole) and joined.reason == item.reason:
+                entry.after = self._queued.popleft().after
+                self._holes_queued -= 1
+                _widen(item, joined.count, joined.topics)
+            entry.size = limits.GAP_CREDIT_BYTES
+            self._sent_gap_bytes += entry.size
+        elif entry.spilled >= 0:
+            item = entry.item = self._unspill(entry, item)
+        else:
+            self.queued_bytes -= entry.size
+        self.sent_bytes += entry.size
+        self.sent_sequence = entry.after
+        self._sent.append(entry)
+        return entry.first, item
+
+    def _unspill(self, entry: _Entry, batch: Batch) -> Batch:
+        if self._spill is None:
+            raise AssertionError("what was spilled can be read back")
+        data = self._spill.get(entry.spilled)
+        self._spill.discard(entry.spilled)
+        self.spilled_bytes -= entry.size
+        entry.spilled = -1
+        return msgspec.structs.replace(batch, data=data)
+
+    def acknowledge(self, taken: int) -> bool:
+        """The peer took everything before number `taken` (cumulative). False if that is more than was sent."""
+        if taken > self.sent_sequence:
+            return False
+        sent = self._sent
+        while sent and sent[0].after <= taken:
+            entry = sent.popleft()
+            self.sent_bytes -= entry.size
+            if isinstance(entry.item, Batch):
+                self.acknowledged += entry.item.count
+            else:
+                self._sent_gap_bytes -= entry.size
+        return True
+
+    # -- what happens to the peer --------------------------------------------------------------------------------
+
+    def channel_lost(self) -> None:
+        """The channel is gone: a reliable flow keeps everything, another what was sent, in doubt."""
+        if self.is_reliable:
+            return
+        for entry in self._queued:
+            self._to_hole(entry, "peer_lost")
+        self._compact()
+
+    def resumed(self, received: int) -> bool:
+        """The peer is back and says what it had received: the rest is sent again, or was lost. False if it lies."""
+        if received > self.sent_sequence or not self.acknowledge(received):
+            return False
+        self._unsend()
+        while self._queued and self._queued[0].after <= received:
+            self._void(self._queued.popleft())
+        if self._queued and self._queued[0].first < received and not self._trim(self._queued[0], received):
+            return False
+        if not self.is_reliable:
+            for entry in self._queued:
+                if entry.first >= self.sent_sequence:
+                    break
+                self._to_hole(entry, "lost_in_transit")
+        self.sent_sequence = received
+        self._compact()
+        return True
+
+    def _unsend(self) -> None:
+        """What was sent is back at the head of the queue."""
+        while self._sent:
+            entry = self._sent.pop()
+            self.sent_bytes -= entry.size
+            if isinstance(entry.item, Hole):
+                self._holes_queued += 1
+                self._sent_gap_bytes -= entry.size
+                entry.size = 0
+            else:
+                self.queued_bytes += entry.size
+            self._queued.appendleft(entry)
+
+    def _void(self, entry: _Entry) -> None:
+        """The peer had received what was given up in doubt: it was delivered after all."""
+        item = entry.item
+        self.acknowledged += item.count
+        if isinstance(item, Hole):
+            self._holes_queued -= 1
+            if sum(item.topics.values()) == item.count:
+                self.dropped[item.reason].subtract(item.topics)
+
+    def _trim(self, entry: _Entry, received: int) -> bool:
+        """The peer received the first part of a hole that was given up in doubt; a batch comes whole or not at all."""
+        if not isinstance(entry.item, Hole):
+            return False
+        self.acknowledged += received - entry.first
+        entry.item.count -= received - entry.first
+        entry.item.topics = {}
+        entry.first = received
+        return True
+
+    def give_up(self, cause: DropCause) -> None:
+        """Keep nothing: what the peer has not acknowledged becomes holes, under its numbers.
+
+        Those of what was sent stay apart while they are few: the peer may say one day how far it had got.
+        """
+        doubtful = len(self._sent)
+        self._unsend()
+        for entry in self._queued:
+            self._to_hole(entry, cause)
+        entries = list(self._queued)
+        if doubtful > _COMPACT_AT:
+            doubtful = 0
+        self._queued = deque(entries[doubtful:])
+        self._compact(join_all=True)
+        self._queued.extendleft(reversed(entries[:doubtful]))
+        self._holes_queued = len(self._queued)
+
+    def restarted(self) -> None:
+        """The peer is another incarnation: what the old one did not acknowledge is a hole before the new numbers."""
+        self.give_up("unacknowledged")
+        self._compact(join_all=True)
+        owed = self._queued[0] if self._queued else None
+        self.next_sequence = self.sent_sequence = 0
+        if owed is not None:
+            self.next_sequence = owed.item.count
+            owed.first, owed.after = 0, owed.item.count
+
+    def expire(self, before: float) -> None:
+        """Drop what was put before this time (monotonic seconds) and has not been sent."""
+        if not self._queued or (self._queued[0].put_at >= before and not self._holes_queued):
+            return
+        for entry in self._queued:
+            if isinstance(entry.item, Batch):
+                if entry.put_at >= before:
+                    break
+                self._to_hole(entry, "expired")
+        self._compact_if_due()
+
+    def shed(self, below_priority: int) -> int:
+        """Drop what waits and ranks below a priority; returns how many events that were."""
+        victims = [e for e in self._queued if isinstance(e.item, Batch) and e.item.priority < below_priority]
+        for entry in victims:
+            self._to_hole(entry, "shed")
+        self._compact_if_due()
+        return sum(entry.item.count for entry in victims)
+
+    # -- holes ---------------------------------------------------------------------------------------------------
+
+    def count_drop(self, topics: Mapping[str, int], cause: DropCause) -> None:
+        """Count events as dropped."""
+        self.dropped.setdefault(cause, Counter()).update(topics)
+
+    def _to_hole(self, entry: _Entry, cause: DropCause) -> None:
+        """A queued entry becomes a hole, if it is not one."""
+        batch = entry.item
+        if not isinstance(batch, Batch):
+            return
+        if entry.spilled >= 0 and self._spill is not None:
+            self._spill.discard(entry.spilled)
+            self.spilled_bytes -= entry.size
+            entry.spilled = -1
+        else:
+            self.queued_bytes -= entry.size
+        self.count_drop(batch.topics, cause)
+        entry.item = Hole(batch.count, dict(batch.topics), cause)
+        entry.size = 0
+        self._holes_queued += 1
+
+    def _compact_if_due(self) -> None:
+        if self._holes_queued > _COMPACT_AT:
+            self._compact()
+
+    def _compact(self, *, join_all: bool = False) -> None:
+        """Join holes that stand next to each other; with `join_all`, of different reasons too."""
+        joined: deque[_Entry] = deque()
+        for entry in self._queued:
+            item = entry.item
+            last = joined[-1] if joined else None
+            before = last.item if last is not None else None
+            if isinstance(item, Hole) and isinstance(before, Hole) and (join_all or before.reason == item.reason):
+                _widen(before, item.count, item.topics)
+                before.reason = item.reason
+                joined[-1].after = entry.after
+            else:
+                joined.append(entry)
+        self._queued = joined
+        self._holes_queued = sum(isinstance(entry.item, Hole) for entry in joined)
+
+
+def _widen(hole: Hole, count: int, topics: Mapping[str, int]) -> None:
+    hole.count += count
+    for topic, number in topics.items():
+        hole.topics[topic] = hole.topics.get(topic, 0) + number
