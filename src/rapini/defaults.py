@@ -73,3 +73,9 @@ STORE_LOG_CHANGES: Final = 262_144
 
 STORE_WRITE_TIMEOUT_S: Final = 10.0
 """How long a clone's write may take, the time without its master included."""
+
+UNACKNOWLEDGED_TIMEOUT_S: Final = 10.0
+"""A datagram channel on which packets are under way and none is acknowledged for this long has failed."""
+
+LINGER_S: Final = 3.0
+"""How long an ended datagram channel goes on to deliver its last words."""

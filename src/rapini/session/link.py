@@ -32,6 +32,7 @@ from rapini.events.delivery import Delivery
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
 from rapini.secure.identity import PeerIdentity
 from rapini.session.allowance import Allowance
+from rapini.session.datagram_channel import LossyChannel
 from rapini.session.flow import Hole
 from rapini.session.messages import (
     PROTOCOL_VERSION,
@@ -162,6 +163,7 @@ class Link:
         self.offered_epoch: Epoch | None = None
         """What the responder chose; `None` when that is us."""
         self._channel = channel
+        self._lossy = channel if isinstance(channel, LossyChannel) else None
         self._cluster = cluster
         self._subscriptions = subscriptions
         self._subscriptions_version = subscriptions_version
@@ -201,11 +203,20 @@ class Link:
         """Whether this is over."""
         return self.state is LinkState.CLOSED
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether this is over and the connection may be closed, once `data_to_send` is empty: over datagrams, the last
+        words have been acknowledged or given up. Until then it still wants what arrives, and its timer.
+        """
+        return self.is_closed and (self._lossy is None or self._lossy.is_drained)
+
     # -- bytes and time ------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview, now: float) -> None:
-        """Feed bytes of the connection, hostile or not, in order."""
+        """Feed bytes of the connection, hostile or not, in order; over datagrams one of them, in any order."""
         if self.state is LinkState.CLOSED:
+            if self._lossy is not None:
+                self._channel.receive(data, now)  # it has to hear that its last words arrived
             return
         self._channel.receive(data, now)
         self._drain_channel(now)
@@ -219,7 +230,7 @@ class Link:
         self._close(self._how_it_ends(), code, Side.THEIRS, detail)
 
     def data_to_send(self) -> bytes:
-        """Bytes for the connection; empty when there are none."""
+        """Bytes for the connection; empty when there are none. Over datagrams, the next one."""
         return self._channel.data_to_send()
 
     def outcomes(self) -> list[LinkOutcome]:
@@ -230,18 +241,29 @@ class Link:
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, in monotonic seconds."""
         if self.state is LinkState.CLOSED:
-            return None
+            return None if self._lossy is None else self._channel.next_timer()
         if self.state not in (LinkState.UP, LinkState.LEAVING):
             channel = self._channel.next_timer()
             return self._deadline if channel is None else min(self._deadline, channel)
-        return min(
+        heartbeat = min(
             self._last_sent + self._timing.heartbeat_interval_s, self._last_heard + self._timing.heartbeat_timeout_s
         )
+        if self._lossy is None:
+            return heartbeat
+        channel = self._channel.next_timer()
+        return heartbeat if channel is None else min(heartbeat, channel)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: a heartbeat, or the end of patience."""
         if self.state is LinkState.CLOSED:
+            if self._lossy is not None:
+                self._channel.handle_timer(now)
             return
+        if self._lossy is not None and self.state in (LinkState.UP, LinkState.LEAVING):
+            self._channel.handle_timer(now)
+            self._drain_channel(now)
+            if self.is_closed:
+                return
         if self.state not in (LinkState.UP, LinkState.LEAVING):
             self._channel.handle_timer(now)
             self._drain_channel(now)
@@ -260,6 +282,8 @@ class Link:
         """Our own process stood still: do not count that time against the peer."""
         self._last_heard += pause_s
         self._deadline += pause_s
+        if self._lossy is not None:
+            self._lossy.forgive(pause_s)
 
     # -- intents -------------------------------------------------------------------------------------------------
 
@@ -349,16 +373,37 @@ class Link:
         if self.state in (LinkState.SYNCING, LinkState.UP):
             self._send(Subscriptions(version, list(prefixes)), now)
 
-    def send_events(self, delivery: Delivery, first_sequence: int, count: int, batch: bytes, now: float) -> None:
-        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it."""
+    def send_events(
+        self,
+        delivery: Delivery,
+        first_sequence: int,
+        count: int,
+        batch: bytes,
+        now: float,
+        *,
+        is_reliable: bool = False,
+    ) -> None:
+        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it.
+
+        Where the carrier loses datagrams, a batch of `best_effort` may be lost unless `is_reliable`.
+        """
         if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
-            self._channel.send(pack_events_frame(delivery, first_sequence, count, batch))
+            frame = pack_events_frame(delivery, first_sequence, count, batch)
+            if self._lossy is None:
+                self._channel.send(frame)
+            else:
+                is_reliable = is_reliable or delivery is not Delivery.BEST_EFFORT
+                self._lossy.send_frame(frame, now, is_reliable=is_reliable)
         self._last_sent = now
 
     def send_durable(self, after: int, first_sequence: int, count: int, batch: bytes, now: float) -> None:
         """Send events of our durable stream. Only while `is_up`, as `send_events`."""
         if self._channel.is_established:
-            self._channel.send(pack_durable_frame(after, first_sequence, count, batch))
+            frame = pack_durable_frame(after, first_sequence, count, batch)
+            if self._lossy is None:
+                self._channel.send(frame)
+            else:
+                self._lossy.send_frame(frame, now, is_reliable=True)
         self._last_sent = now
 
     def send_store(self, store: str, data: bytes, now: float) -> None:
@@ -392,6 +437,8 @@ class Link:
     # -- the machine ---------------------------------------------------------------------------------------------
 
     def _drain_channel(self, now: float) -> None:
+        if self._lossy is not None:
+            self._last_heard = max(self._last_heard, self._lossy.heard_at)
         for outcome in self._channel.outcomes():
             match outcome:
                 case DataReceived(data=data):
@@ -636,7 +683,10 @@ class Link:
     def _send(self, body: Body, now: float) -> None:
         if not self._channel.is_established:
             return  # it ended in the middle of what arrived; `ChannelFailed` or `ChannelClosed` follows
-        self._channel.send(encode_frame(body))
+        if self._lossy is None:
+            self._channel.send(encode_frame(body))
+        else:
+            self._lossy.send_frame(encode_frame(body), now, is_reliable=True)
         self._last_sent = now
 
     def _close(self, kind: CloseKind, code: str, side: Side, detail: str, retry_after_s: float = 0.0) -> None:
