@@ -527,6 +527,8 @@ class Core:
             self.publisher.close()
             self.publisher.account_for_the_rest()
             self.peers.stores.close()
+            if self.peers.spill is not None:
+                self.peers.spill.close()
             for session in self.peers.sessions.values():
                 session.departed("closing", self.environment.clock())
             for transport in self._transports.values():
