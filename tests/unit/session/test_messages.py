@@ -25,6 +25,8 @@ from rapini.session.messages import (
     Pong,
     Ready,
     Reject,
+    Request,
+    Response,
     Subscribed,
     Subscriptions,
     Welcome,
@@ -49,6 +51,8 @@ BODIES: list[Body] = [
     Pong(1),
     Goodbye("goodbye", "bye"),
     Gap(1, 7, 3, "queue_full", {"conn/": 3}),
+    Request(9, 5000, "dns/lookup", True, b"\x91batch"),
+    Response(9, "handler_failed", "ValueError", b""),
 ]
 STREAM = b"".join(encode_frame(body) for body in BODIES) + pack_events_frame(0, 5, 2, b"\x91batch")
 
