@@ -52,3 +52,9 @@ SEND_QUEUE_BYTES: Final = 8 * 1024 * 1024
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Credit: unacknowledged bytes that one peer may have under way to us. At a million events/s, 1 MiB lasts for 10 ms, of
 which a busy publisher's I/O thread may wait 5 for the interpreter before it sees an acknowledgement."""
+
+HANDLER_THREADS: Final = 4
+"""Requests that are served at a time."""
+
+HOP_LIMIT: Final = 8
+"""How many relays an event may pass before it is dropped."""

@@ -65,6 +65,7 @@ class EncodeFailure:
     topic: str
     type_name: str
     detail: str
+    is_too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +146,8 @@ class Codec:
             if len(events) > 1:
                 return self._halves(topic, events)
             detail = f"{len(data)} bytes encoded; at most {_MAX_DATA_BYTES} can be sent"
-            return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=detail)]
+            failure = EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=detail, is_too_large=True)
+            return [], [failure]
         return [self._wrap(kind.__rapini_name__, topic, len(events), data)], []
 
     def _halves(self, topic: str, events: Sequence[Event]) -> tuple[list[EncodedRun], list[EncodeFailure]]:

@@ -57,6 +57,12 @@ class CountersSnapshot:
     """Connections that came to nothing, by code."""
     turned_away: Mapping[str, int]
     """Strangers that a listener shut out before they said who they are, by code (`half_open_limit`, `silent`, …)."""
+    requests: Mapping[str, int]
+    """Requests and addressed events of ours that have ended: `ok`, or the code of their `RequestError`."""
+    served: Mapping[str, int]
+    """Requests and addressed events of peers that were answered here: `ok`, or the code."""
+    late_answers: int
+    """Answers that came when nobody waited for them any more."""
     statuses_dropped: int
     """Status reports dropped because nobody read them."""
     encode_calls: int
@@ -96,6 +102,9 @@ class Counters:
     forgotten_acknowledged: int = 0
     bad_events: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
+    late_answers: int = 0
     channels_opened: int = 0
     handshakes_resumed: int = 0
     peers_lost: int = 0
@@ -142,6 +151,8 @@ class Counters:
         encode_calls: int,
         flushes: int,
         turned_away: Mapping[str, int],
+        late_answers: int,
+        overdue: int,
     ) -> CountersSnapshot:
         """A copy that does not change."""
         return CountersSnapshot(
@@ -165,6 +176,9 @@ class Counters:
             peers_left=self.peers_left,
             peers_resumed=self.peers_resumed,
             peers_restarted=self.peers_restarted,
+            requests=dict(self.requests),
+            served=dict(self.served + Counter(deadline=overdue)),
+            late_answers=self.late_answers + late_answers,
             statuses_dropped=self.statuses_dropped,
             encode_calls=encode_calls,
             flushes=flushes,

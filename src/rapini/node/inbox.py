@@ -43,6 +43,16 @@ class ReceivedBatch(msgspec.Struct):
     """Inboxes that have not taken it yet."""
     gap: Gap | None = None
     """What stands in the place of the events, if the sender could not keep them."""
+    incarnation: bytes = b""
+    """The sender's."""
+    addressed_to: str = ""
+    """The topic of an event that was sent to us alone: it is delivered though nobody subscribed."""
+    fault: str = ""
+    """Why an addressed event could not be delivered: a code; found before it is `taken`."""
+    is_settled: bool = False
+    """Whether its sender was told that it was taken."""
+    is_void: bool = False
+    """Whether its sender was told otherwise before it could be taken: then nobody may see it."""
 
     @property
     def size(self) -> int:
@@ -140,6 +150,8 @@ class Inbox:
         if isinstance(item, PeerStatus):
             self._statuses_got += 1
             return item
+        if item.addressed_to:
+            return self._take_addressed(item)
         item.taken(item)
         return item.gap if item.gap is not None else self._decode(item)
 
@@ -151,6 +163,14 @@ class Inbox:
                 yield item
             elif self._ended or timeout_s is not None:
                 return
+
+    def _take_addressed(self, batch: ReceivedBatch) -> list[EventRun]:
+        """Decode first: its sender waits to hear how it went."""
+        runs = self._decode(batch)
+        if [len(run.events) for run in runs] != [1] or runs[0].origin.topic != batch.addressed_to:
+            runs, batch.fault = [], "bad_event"
+        batch.taken(batch)
+        return [] if batch.is_void else runs
 
     def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
         counters = self._counters
@@ -166,7 +186,7 @@ class Inbox:
             for bad in run.bad:
                 found += bad.count
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
-            if run.topic.startswith(self.prefixes):
+            if batch.addressed_to or run.topic.startswith(self.prefixes):
                 taken.append(EventRun(run.events, self._origin(batch.peer, run.topic, batch.epoch)))
         if found < batch.count:
             detail = f"{batch.count} events announced, {found} found"
@@ -178,7 +198,7 @@ class Inbox:
         if origin is None:
             if len(self._origins) > 4096:
                 self._origins.clear()
-            origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch)
+            origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch, node=peer)
         return origin
 
 

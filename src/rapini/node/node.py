@@ -29,6 +29,7 @@ from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
 from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.requests import Requests
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
@@ -41,7 +42,7 @@ _log = logging.getLogger("rapini.node")
 _GOODBYE_S = 1.0
 
 
-class Node:
+class Node(Requests):
     """One process's presence among its peers: it can listen, dial, or both, and publishes and subscribes either way.
 
     Use it as a context manager, or call `close()`. Every method may be called from any thread, except that one thread
@@ -70,6 +71,7 @@ class Node:
         on_status: StatusCallback | None = None,
         **options: Any,
     ) -> None:
+        super().__init__()
         self.name = name
         settings = _settings(config, keys, options)
         self._admission = Admission(admit, name)
@@ -435,6 +437,7 @@ class Node:
             if self._is_stopped:
                 return
             self._is_stopped = True
+            self._core.peers.asker.is_stopped = True
             try:
                 if self._core.peers.subscriptions and self._core.error is None:
                     self._await_in_force(self._core.peers.subscribe((), time.monotonic()), timeout_s)
@@ -457,6 +460,8 @@ class Node:
         self.stop()
         if self._dispatcher is not None:
             self._dispatcher.wait_stop(drain_s)
+        if not self._core.peers.asker.close(drain_s):
+            _log.warning("%s: closing although a handler is still at work", self.name)
         with contextlib.suppress(LocalError):  # the node has failed, which whoever used it was told
             self._flush(drain_s, also_lost=False)
         with self._lock:

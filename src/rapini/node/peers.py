@@ -13,6 +13,7 @@ from typing import Final
 
 from rapini import limits
 from rapini.node.admission import Admission
+from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
 from rapini.node.dials import Dial, DialState
@@ -26,6 +27,7 @@ from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState
 from rapini.session.link import (
+    AnswerReceived,
     ChannelOpened,
     CloseKind,
     EventsAcknowledged,
@@ -37,6 +39,8 @@ from rapini.session.link import (
     LinkState,
     LinkUp,
     PongReceived,
+    RequestExpired,
+    RequestReceived,
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
@@ -124,6 +128,15 @@ class Peers:
             clock=environment.clock,
             peers=self,
         )
+        self.asker = Asker(
+            name=name,
+            handler_threads=settings.handler_threads,
+            counters=counters,
+            loop=loop,
+            inboxes=self.inboxes,
+            clock=environment.clock,
+            send=self._send_asked,
+        )
         loop.call_at(environment.clock() + _HOUSEKEEPING_S, self.look_for_stalls)
 
     def _wake_to_flush(self) -> None:
@@ -142,6 +155,8 @@ class Peers:
                 self._on_acknowledged(record, taken, now)
             case GapReceived():
                 self._on_gap(record, outcome, now)
+            case RequestReceived() | AnswerReceived() | RequestExpired():
+                self._on_asking(record, outcome, now)
             case ChannelOpened():
                 self._on_channel_opened(record, outcome, now)
             case GreetingReceived():
@@ -154,10 +169,13 @@ class Peers:
                 record.in_force = version
                 self._loop.changed.notify_all()
             case PongReceived(token=token):
-                if token == record.probe_token:
-                    self.carry_out(self.roster.probe_answered(record.id), now)
+                self._on_pong(record, token, now)
             case LinkClosed():
                 self.on_closed(record, outcome, now)
+
+    def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
+        if token == record.probe_token:
+            self.carry_out(self.roster.probe_answered(record.id), now)
 
     def _on_channel_opened(self, record: LinkRecord, opened: ChannelOpened, now: float) -> None:
         self._counters.channels_opened += 1
@@ -354,6 +372,7 @@ class Peers:
             count=events.count,
             data=events.batch,
             taken=self._batch_taken,
+            incarnation=session.incarnation,
         )
         self._hand_over(session, batch, now)
 
@@ -380,6 +399,19 @@ class Peers:
             gap=self.reports.gap(session, gap),
         )
         self._hand_over(session, batch, now)
+
+    def _on_asking(
+        self, record: LinkRecord, outcome: RequestReceived | AnswerReceived | RequestExpired, now: float
+    ) -> None:
+        match outcome:
+            case AnswerReceived():
+                self.asker.answered(record, outcome)
+            case RequestExpired(id=number):
+                self.asker.expired(record, number)
+            case RequestReceived():
+                if record.session is None:
+                    raise AssertionError("requests come over an admitted link")
+                self.asker.requested(record, record.session, outcome, now)
 
     def _hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
         """Give a batch, or the gap in its place, to those who consume."""
@@ -456,6 +488,7 @@ class Peers:
         if record is None or record.unsent or not record.is_up:  # closed: its end is among the outcomes that follow
             return
         try:
+            self.pump_asked(record, now)
             for delivery, first_sequence, item in session.outbox.sendable():
                 if type(item) is Batch:
                     record.link.send_events(delivery, first_sequence, item.count, item.data, now)
@@ -467,6 +500,19 @@ class Peers:
                     return  # parked: the rest follows when the connection is writable
         except Exception as error:  # noqa: BLE001 - see `Core.contain`; a publisher has nothing to do with it
             self._contain(record, error, now)
+
+    def pump_asked(self, record: LinkRecord, now: float) -> None:
+        """Send requests and answers while the connection takes them."""
+        while not record.unsent and record.link.send_asked(now):
+            record.transmit()
+
+    def _send_asked(self, record: LinkRecord, now: float) -> None:
+        """The same, with what may go wrong, and the timer."""
+        try:
+            self.pump_asked(record, now)
+        except Exception as error:  # noqa: BLE001 - see `Core.contain`; whoever asks has nothing to do with it
+            self._contain(record, error, now)
+        self._service(record, now)
 
     def on_closed(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
         """A link has ended: settle its session, tell, let others take its place."""
@@ -481,6 +527,7 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
             self.publisher.reroute()
+        self.asker.link_ended(record, closed)
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
             self._dial_ended(record, closed, now)

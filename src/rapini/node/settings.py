@@ -66,6 +66,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Bound on what is kept for one peer, for each delivery class."""
     max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Events that have waited for longer are dropped instead of being sent; 0 for never."""
+    handler_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HANDLER_THREADS
+    """Requests that are served at a time, on threads that are started as needed."""
+    relay: list[str] = []
+    """Topic prefixes of events that are forwarded to the other peers that subscribed to them."""
+    hop_limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HOP_LIMIT
+    """How many relays, ourselves included, an event may have passed when we forward it."""
     lease_s: _Seconds = defaults.LEASE_S
     """How long what a lost peer is owed is kept for it; after that it is released."""
     stall_timeout_s: _Seconds = defaults.STALL_TIMEOUT_S

@@ -76,6 +76,8 @@ class Asking:
     def __init__(self, *, peer_window_bytes: int, own_window_bytes: int) -> None:
         self.late = 0
         """Responses that nobody waited for any more."""
+        self.overdue = 0
+        """Requests of the peer's that were answered `deadline` here."""
         self._peer_window = min(peer_window_bytes, limits.MAX_FRAME_BYTES)
         self._own_window = own_window_bytes
         self._ours: dict[int, _Ours] = {}
@@ -208,6 +210,7 @@ class Asking:
             return []
         for number, asked in self._theirs.items():
             if asked.is_open and asked.deadline <= now:
+                self.overdue += 1
                 self.answer(number, "deadline", "not answered in time")
         expired = [number for number, asked in self._ours.items() if asked.is_awaited and asked.deadline <= now]
         for number in expired:

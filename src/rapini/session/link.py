@@ -89,6 +89,7 @@ from rapini.session.texts import printable, reason
 
 __all__ = [
     "TRANSITIONS",
+    "AnswerReceived",
     "ChannelOpened",
     "CloseKind",
     "EventsAcknowledged",
@@ -102,6 +103,8 @@ __all__ = [
     "LinkState",
     "LinkUp",
     "PongReceived",
+    "RequestExpired",
+    "RequestReceived",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
     "Timing",
@@ -536,6 +539,8 @@ class Link:
                 code = reason(body.code) if body.code else ""
                 detail = printable(body.detail)
                 self._outcomes.append(AnswerReceived(id=body.id, code=code, detail=detail, payload=body.payload))
+            case Heard.LATE:
+                pass  # counted
 
     def _on_stream(self, body: Stream | Position) -> None:
         match body:
