@@ -7,6 +7,7 @@ acknowledged, which gives its sender new credit. Status reports stand between th
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +16,13 @@ from typing import Final
 import msgspec
 
 from rapini import limits
-from rapini.codec import Codec
+from rapini.codec import Codec, DecodedRun
 from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
 from rapini.node.status import Gap, Origin, PeerStatus
+from rapini.session.seen import Seen
 
 __all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
 
@@ -65,6 +67,11 @@ class EventRun(msgspec.Struct, frozen=True):
 
     events: Sequence[Event]
     origin: Origin
+    stream: bytes = b""
+    """The incarnation of the node that published them: with `first_sequence`, what names an event for good."""
+    first_sequence: int = -1
+    """The number of the first among all events of that incarnation, from 0; the others follow it, but for those that
+    did not fit their type or had come before, which are not here. -1 where they are not numbered."""
 
 
 class _End:
@@ -82,17 +89,20 @@ class Inbox:
 
     Args:
         counters: The node's; decode faults are counted there.
+        name: The node's: its own events may come back by way of a relay, and are not delivered.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, name: str = "") -> None:
         self.prefixes: tuple[str, ...] = ()
         """What this consumer subscribed to."""
         self.on_put: Callable[[], None] | None = None
         """Called after each put, on the putting thread: wakes an event loop."""
         self._counters = counters
         self._codec = Codec()
+        self._name = name
+        self._seen = Seen()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._origins: dict[tuple[str, str, int], Origin] = {}
+        self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
         # Two counters with one writer each: the putting side has the node's lock, the consumer has none.
         self._statuses_put = 0
         self._statuses_got = 0
@@ -187,18 +197,44 @@ class Inbox:
                 found += bad.count
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
             if batch.addressed_to or run.topic.startswith(self.prefixes):
-                taken.append(EventRun(run.events, self._origin(batch.peer, run.topic, batch.epoch)))
+                events, first = self._unseen(batch, run)
+                if events:
+                    origin = self._origin(batch, run)
+                    taken.append(EventRun(events, origin, run.stream or batch.incarnation, first))
         if found < batch.count:
             detail = f"{batch.count} events announced, {found} found"
             counters.bad_event(batch.peer, "", "$", detail, batch.count - found)
         return taken
 
-    def _origin(self, peer: str, topic: str, epoch: int) -> Origin:
-        origin = self._origins.get((peer, topic, epoch))
+    def _unseen(self, batch: ReceivedBatch, run: DecodedRun) -> tuple[Sequence[Event], int]:
+        """The events of a run that did not come before by another way, and the number of the first."""
+        first = run.first
+        # Durable events are numbered for good in their stream; their publisher's count began anew with each start.
+        if first < 0 or batch.addressed_to or batch.delivery is Delivery.DURABLE:
+            return run.events, first
+        origin = run.origin or batch.peer
+        stream = run.stream or batch.incarnation
+        new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
+        after = first + run.count
+        if len(new) == 1 and new[0] == (first, after):  # nearly always
+            return run.events, first
+        kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
+        bad = {first + each.index for each in run.bad}
+        numbers = (number for number in range(first, after) if number not in bad)
+        there = [(number, event) for number, event in zip(numbers, run.events, strict=False) if number in kept]
+        self._counters.repeated[batch.peer] += len(run.events) - len(there)
+        return [event for _, event in there], there[0][0] if there else first
+
+    def _origin(self, batch: ReceivedBatch, run: DecodedRun) -> Origin:
+        node = run.origin or batch.peer
+        key = (batch.peer, run.topic, batch.epoch, node, run.hops)
+        origin = self._origins.get(key)
         if origin is None:
             if len(self._origins) > 4096:
                 self._origins.clear()
-            origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch, node=peer)
+            origin = self._origins[key] = Origin(
+                peer=batch.peer, topic=run.topic, epoch=batch.epoch, node=node, hops=run.hops
+            )
         return origin
 
 

@@ -80,7 +80,7 @@ class Node(Requests):
         self._core = Core(name, settings, channels, self._admission)
         self._lock = self._core.lock
         self._changed = self._core.loop.changed
-        self.inbox = Inbox(self._core.counters)
+        self.inbox = Inbox(self._core.counters, name)
         self._core.peers.inboxes.append(self.inbox)
         self._dispatcher: Dispatcher | None = None
         self._on_status = on_status
@@ -359,7 +359,8 @@ class Node(Requests):
 
     def _subscriptions_changed(self, timeout_s: float) -> None:
         peers = self._core.peers
-        wanted = tuple(dict.fromkeys(prefix for inbox in peers.inboxes for prefix in inbox.prefixes))
+        ours = (prefix for inbox in peers.inboxes for prefix in inbox.prefixes)
+        wanted = tuple(dict.fromkeys((*self._core.settings.relay, *ours)))
         self._await_in_force(peers.subscribe(wanted, time.monotonic()), timeout_s)
 
     def _await_in_force(self, version: int, timeout_s: float) -> None:

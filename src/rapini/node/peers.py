@@ -22,6 +22,7 @@ from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.relay import Relay
 from rapini.node.reports import Reports
 from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
@@ -96,7 +97,7 @@ class Peers:
         self.inboxes: list[Inbox] = []
         self.reports = Reports(self.inboxes, counters, environment)
         self.dials: list[Dial] = []
-        self.subscriptions: tuple[str, ...] = ()
+        self.subscriptions: tuple[str, ...] = tuple(settings.relay)
         self.subscriptions_version = 0
         self.roster = Roster(
             name=name,
@@ -128,6 +129,15 @@ class Peers:
             clock=environment.clock,
             peers=self,
         )
+        self._relay = None
+        if settings.relay:
+            self._relay = Relay(
+                name=name,
+                prefixes=tuple(settings.relay),
+                hop_limit=settings.hop_limit,
+                counters=counters,
+                publisher=self.publisher,
+            )
         self.asker = Asker(
             name=name,
             handler_threads=settings.handler_threads,
@@ -363,6 +373,8 @@ class Peers:
             record.link.refuse("protocol_error", "event numbers do not continue", now)
             return
         self._counters.received[session.name] += events.count
+        if self._relay is not None:
+            self._relay.forward(session, events.delivery, events.batch, events.count, now)
         batch = ReceivedBatch(
             peer=session.name,
             epoch=session.epoch,
@@ -387,6 +399,8 @@ class Peers:
             record.link.refuse("protocol_error", "event numbers do not continue", now)
             return
         self._counters.count_gap(session.name, gap.reason, gap.count)
+        if self._relay is not None:
+            self._relay.forward_gap(session, gap, now)
         batch = ReceivedBatch(
             peer=session.name,
             epoch=session.epoch,

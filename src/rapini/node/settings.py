@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rapini import defaults
+from rapini import defaults, limits
 from rapini.errors import ConfigError
+from rapini.events import is_topic
 from rapini.events.delivery import DeliveryName
 
 __all__ = ["NodeSettings", "load_table", "load_toml"]
@@ -102,6 +103,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"of {self.heartbeat_interval_s:g} s",
                 remedy="raise heartbeat_timeout_s, or lower heartbeat_interval_s",
             )
+        for prefix in self.relay:
+            if prefix and not is_topic(prefix):
+                detail = f"relay: no topic begins with {prefix[:40]!r}"
+                raise ConfigError("bad_option", detail, remedy="use prefixes such as 'conn/', or '' for all")
+        if len(self.relay) > limits.MAX_SUBSCRIPTIONS // 4:
+            raise ConfigError("bad_option", f"relay: {len(self.relay)} prefixes", remedy="use shorter ones")
         return self
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from rapini import AsyncNode, Event, Node, Origin, limits
+from rapini import AsyncNode, Event, Node, Origin, PeerState, limits
 from rapini.errors import LocalError, RequestError
 from rapini.testing.authority import ThrowawayAuthority
 from tests.integration.node.support import QUICK, SCHEMES, Recorder, eventually
@@ -202,6 +202,7 @@ def test_an_event_for_one_goes_to_the_callback_on_its_topic(roles: Roles) -> Non
 def test_what_is_not_taken_in_time_is_not_delivered_later(roles: Roles) -> None:
     with group(roles, "w1") as g:
         recorder = Recorder(g.workers["w1"])
+        recorder.wait_status(PeerState.UP, "manager")
         recorder.pause()
         assert g.manager.send(Tick("m", 1), to="w1")  # in the hand of the one who pauses
         with pytest.raises(RequestError) as error:
