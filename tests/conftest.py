@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import tempfile
+from collections.abc import Iterator
 from typing import Final, NoReturn
 
 import pytest
@@ -26,6 +28,22 @@ settings.register_profile(
     "deep", max_examples=5_000, deadline=None, print_blob=True, suppress_health_check=_SLOW_IS_FINE
 )
 settings.load_profile(os.environ.get("RAPINI_HYPOTHESIS", "fast"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _control_sockets_of_this_run() -> Iterator[None]:
+    """The commands that tests start put their control sockets here, and `rapini status` finds no others.
+
+    A short path: a socket's may have 107 bytes.
+    """
+    with tempfile.TemporaryDirectory(prefix="rapini-test-") as folder:
+        before = os.environ.get("RAPINI_RUNTIME_DIR")
+        os.environ["RAPINI_RUNTIME_DIR"] = folder
+        yield
+        if before is None:
+            del os.environ["RAPINI_RUNTIME_DIR"]
+        else:
+            os.environ["RAPINI_RUNTIME_DIR"] = before
 
 
 def missing_component(reason: str) -> NoReturn:

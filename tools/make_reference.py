@@ -21,7 +21,19 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import click
 import msgspec
 
-from rapini import CountersSnapshot, NodeSettings, Origin, PeerInfo, PeerState, PeerStatus, defaults
+from rapini import (
+    CountersSnapshot,
+    DialStatus,
+    NodeSettings,
+    NodeStatus,
+    NodeTotals,
+    Origin,
+    PeerInfo,
+    PeerState,
+    PeerStatus,
+    SessionStatus,
+    defaults,
+)
 from rapini.cli import programs
 from rapini.cli.failures import Status
 from rapini.logs import LossCause
@@ -53,6 +65,13 @@ HOW_IT_ENDS: Final = """
 Of a channel that was up, `lost` is reported as `lost`, `left` and `closed` as `left`. Of one that was not, `failed` and
 `rejected` are reported as `rejected`, and `closed` is not reported. A `duplicate_connection` is not reported either:
 the two nodes have another channel.
+"""
+
+NODE_STATUS: Final = """
+## `NodeStatus`
+
+What `rapini status --json` prints and `rapini.read_status(path)` returns; see
+[See what a node does](../howto/see-what-a-node-does.md). Fields may be added, and keep their meaning.
 """
 
 UNITS: Final = {"_s": "seconds", "_bytes": "bytes", "_events": "events"}
@@ -223,6 +242,14 @@ def status_text() -> str:
         table(("cause", "meaning"), [(f"`{cause}`", text) for cause, text in DROP_CAUSES.items()]),
         "\n## `CountersSnapshot`\n\nWhat `node.counters()` returns.\n",
         fields_table(CountersSnapshot),
+        NODE_STATUS,
+        fields_table(NodeStatus),
+        "\n### Each of `dials`\n",
+        fields_table(DialStatus),
+        "\n### Each of `sessions`\n",
+        fields_table(SessionStatus),
+        "\n### `totals`\n",
+        fields_table(NodeTotals),
         "\n## Why an event is not in its log\n\nThe logger's causes.\n",
         enum_table("cause", LossCause),
     ]

@@ -23,6 +23,7 @@ from rapini.events import Address, Event, Interval, Network, Port, RawEvent, Rec
 from rapini.events.delivery import Delivery
 from rapini.secure.envelope import EnvelopeGate, Mechanism
 from rapini.secure.plain import OPENING
+from rapini.session import packets
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -253,6 +254,58 @@ def streams() -> list[Vector]:
     ]
 
 
+def packet_value(data: bytes) -> object:
+    """What a packet holds; ranges as first and last number."""
+    packet = packets.decode_packet_untrusted(data)
+    return {"number": packet.number, "chunks": [chunk_value(chunk) for chunk in packet.chunks]}
+
+
+def chunk_value(chunk: packets.Chunk) -> object:
+    """What a chunk says."""
+    match chunk:
+        case packets.AckChunk(ranges=ranges, delay_us=delay_us, limit=limit):
+            return {"kind": 1, "ranges": [[first, end - 1] for first, end in ranges], "delay": delay_us, "limit": limit}
+        case packets.StreamChunk(offset=offset, data=data):
+            return {"kind": 2, "offset": offset, "data": data.hex()}
+        case packets.FragmentChunk():
+            value = {name: getattr(chunk, name) for name in ("number", "after", "total", "offset")}
+            return {"kind": 3, **value, "data": chunk.data.hex()}
+        case packets.EndChunk(offset=offset):
+            return {"kind": 4, "offset": offset}
+        case packets.PingChunk():
+            return {"kind": 5}
+
+
+def packet_vectors() -> list[Vector]:
+    """Packets of datagram channels: every chunk alone and together, the largest numbers."""
+    top, pong = packets.MAX_NUMBER - 1, encode_frame(Pong(1))
+    chunks = {
+        "everything": (
+            7,
+            packets.encode_ack([(90, 100), (10, 20), (0, 3)], delay_us=1500, limit=1 << 20)
+            + packets.encode_stream(1000, b"bytes")
+            + packets.encode_fragment(number=3, after=1005, total=9, offset=4, data=b"piece")
+            + packets.encode_end(1005)
+            + packets.encode_ping(),
+        ),
+        "ack": (0, packets.encode_ack([(0, 1)], delay_us=20_000, limit=1 << 20)),
+        "ack-most-ranges": (
+            1,
+            packets.encode_ack([(2 * n, 2 * n + 1) for n in range(31, -1, -1)], delay_us=0, limit=0),
+        ),
+        "ack-largest": (top, packets.encode_ack([(top, top + 1)], delay_us=2**32 - 1, limit=top)),
+        "stream": (2, packets.encode_stream(0, pong)),
+        "message": (3, packets.encode_fragment(number=0, after=8, total=len(pong), offset=0, data=pong)),
+        "end": (4, packets.encode_end(top)),
+        "ping": (5, packets.encode_ping()),
+    }
+    made = []
+    for name, (number, body) in chunks.items():
+        data = packets.encode_head(number) + body
+        made.append(vector("packet", name, data, packet_value(data)))
+    return made
+
+
 class Played:
     """A session between the two example nodes, played to its end."""
 
@@ -278,7 +331,7 @@ class Played:
 def vectors() -> list[Vector]:
     """All vectors."""
     opening = vector("opening", "plain", OPENING, {"opening": OPENING.hex()})
-    return [*envelopes(), opening, *frames(), *batches(), *fields(), *streams()]
+    return [*envelopes(), opening, *frames(), *batches(), *fields(), *streams(), *packet_vectors()]
 
 
 def text() -> str:

@@ -17,18 +17,26 @@ if TYPE_CHECKING:
     from rapini.node import (
         AsyncNode,
         CountersSnapshot,
+        DialStatus,
         EventRun,
         Gap,
         Node,
         NodeSettings,
+        NodeStatus,
+        NodeTotals,
         Origin,
         PeerInfo,
         PeerState,
         PeerStatus,
         PublishOutcome,
+        SessionStatus,
+        Store,
+        read_status,
+        running_nodes,
     )
     from rapini.secure.authority import Authority
     from rapini.secure.describe import CertificateInfo, describe_certificates_untrusted
+    from rapini.storage import FileCheckpoint, SqliteCheckpoint
 
 __version__ = "0.1.0"
 
@@ -38,13 +46,17 @@ __all__ = [
     "Authority",
     "CertificateInfo",
     "CountersSnapshot",
+    "DialStatus",
     "Event",
     "EventRun",
+    "FileCheckpoint",
     "Gap",
     "Interval",
     "Network",
     "Node",
     "NodeSettings",
+    "NodeStatus",
+    "NodeTotals",
     "Origin",
     "PeerInfo",
     "PeerState",
@@ -54,13 +66,19 @@ __all__ = [
     "RapiniError",
     "RawEvent",
     "Record",
+    "SessionStatus",
+    "SqliteCheckpoint",
+    "Store",
     "Time",
     "UnknownEvent",
     "describe_certificates_untrusted",
+    "read_status",
+    "running_nodes",
 ]
 
 
 _HOMES = {
+    "rapini.storage": ("FileCheckpoint", "SqliteCheckpoint"),
     "rapini.errors": ("RapiniError",),
     "rapini.events": ("Address", "Event", "Interval", "Network", "Port", "RawEvent", "Record", "Time", "UnknownEvent"),
     "rapini.secure.authority": ("Authority",),

@@ -34,6 +34,12 @@ BACKOFF_REJECTED_S: Final = 30.0
 DRAIN_TIMEOUT_S: Final = 5.0
 """How long `close()` waits for what was published to be taken by the peers."""
 
+DURABLE_LEASE_S: Final = 7 * 86_400.0
+"""How long an absent subscriber is owed durable events, in seconds of the publisher's running."""
+
+SPOOL_BYTES: Final = 1024 * 1024 * 1024
+"""Bound on a node's durable events on disk."""
+
 LEASE_S: Final = 60.0
 """How long what a lost peer is owed is kept for it."""
 
@@ -52,6 +58,27 @@ SEND_QUEUE_BYTES: Final = 8 * 1024 * 1024
 WINDOW_BYTES: Final = 4 * 1024 * 1024
 """Credit: unacknowledged bytes that one peer may have under way to us. At a million events/s, 1 MiB lasts for 10 ms, of
 which a busy publisher's I/O thread may wait 5 for the interpreter before it sees an acknowledgement."""
+
+STORE_MAX_ENTRIES: Final = 1_000_000
+"""Entries in one store."""
+
+STORE_MAX_BYTES: Final = 256 * 1024 * 1024
+"""Encoded keys and values in one store."""
+
+STORE_LOG_BYTES: Final = 16 * 1024 * 1024
+"""Encoded deltas that a master keeps for clones that lag or return; beyond it they get a snapshot."""
+
+STORE_LOG_CHANGES: Final = 262_144
+"""The same as a number of changes."""
+
+STORE_WRITE_TIMEOUT_S: Final = 10.0
+"""How long a clone's write may take, the time without its master included."""
+
+UNACKNOWLEDGED_TIMEOUT_S: Final = 10.0
+"""A datagram channel on which packets are under way and none is acknowledged for this long has failed."""
+
+LINGER_S: Final = 3.0
+"""How long an ended datagram channel goes on to deliver its last words."""
 
 HANDLER_THREADS: Final = 4
 """Requests that are served at a time."""

@@ -10,6 +10,7 @@ A leaf: it imports nothing of ours. What can go wrong between two nodes is mostl
     ├── DecodeError             bytes that are not what they should be (decoders of network bytes raise nothing else)
     ├── CaptureError            a packet capture that cannot be read (further)
     ├── LogError                a log that cannot be written
+    ├── StoreError              what is kept on disk cannot be written or read, or a store refused an operation
     ├── TransportError          the operating system or 0MQ refused (chained from OSError or ZMQError)
     └── PeerError               the other side
         ├── HandshakeError      no secured channel came about
@@ -41,6 +42,7 @@ __all__ = [
     "RapiniError",
     "RejectedError",
     "RequestError",
+    "StoreError",
     "TransportError",
 ]
 
@@ -133,6 +135,27 @@ class CaptureError(RapiniError):
 
 class LogError(RapiniError):
     """A log cannot be opened or written."""
+
+
+class StoreError(RapiniError):
+    """What is kept on disk cannot be written or read, or a store refused an operation.
+
+    Args:
+        code: Of spools and checkpoints: ``spool_in_use``, ``checkpoint_in_use``, ``spool_full``, ``disk_full``,
+            ``sync_failed``, ``write_failed``, ``unreadable``, ``damaged`` or ``format_unknown``; those of stores are
+            listed in `docs/reference/stores.md`.
+        detail: What happened.
+        path: The file or folder.
+        remedy: What to do.
+    """
+
+    def __init__(self, code: str, detail: str, *, path: str = "", remedy: str = "") -> None:
+        super().__init__(code, detail, remedy=remedy)
+        self.path = path
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{self.path}: {text}" if self.path else text
 
 
 class TransportError(RapiniError):

@@ -68,3 +68,81 @@ pushed out: a flood must not be able to evict an honest peer in its handshake.""
 
 MAX_DETAIL_CHARS: Final = 200
 """Longest text that we keep of a peer's explanation."""
+
+MAX_STORE_MESSAGE_BYTES: Final = 256 * 1024
+"""Largest message between the replicas of a store: a chunk of a snapshot, a batch of deltas, writes or replies."""
+
+MAX_STORE_KEY_BYTES: Final = 4096
+"""Longest key of a store's entry, as it is counted (text in UTF-8; 9 bytes for an int)."""
+
+MAX_STORE_VALUE_BYTES: Final = 224 * 1024
+"""Largest encoded value of a store's entry: with its key it fits one message."""
+
+MAX_STORE_NESTING: Final = 32
+"""Deepest nesting of lists and dicts in a store's value."""
+
+MAX_STORE_VALUE_ITEMS: Final = 65_536
+"""Elements in one store value, at all depths together: an element of one byte becomes an object of up to 64."""
+
+MAX_PENDING_WRITES: Final = 16_384
+"""Writes of one clone that its master has not answered, or whose answers the clone has not confirmed."""
+
+MAX_WRITERS_PER_PEER: Final = 4
+"""Incarnations of one peer whose writes a master remembers, to recognise a repetition."""
+
+MAX_WRITERS: Final = 4096
+"""The same for all peers together."""
+
+MAX_STORE_FOLLOWS: Final = 8
+"""How often a clone may begin to follow on one link in a burst; one more a second after that. Each costs the master a
+snapshot."""
+
+MAX_STORE_ANSWERS: Final = 64
+"""Short answers of a store that may wait for a peer that does not read them."""
+
+MAX_STORE_RUNS: Final = 64
+"""Starts of a master that its stored data remembers: a clone that followed an older one gets a snapshot."""
+
+MAX_STORE_EXPIRY_S: Final = 10 * 365 * 86_400.0
+"""Longest expiry of an entry, in seconds."""
+
+# Retransmission inside datagram channels (`docs/wire.md`, section 11): all of it after the mechanism's handshake.
+
+MAX_PACKET_BYTES: Final = 16 * 1024
+"""Largest packet: what one DTLS record may hold (RFC 6347 section 4.1)."""
+
+MIN_PACKET_BYTES: Final = 512
+"""A path or a mechanism that leaves less than this for a packet is of no use."""
+
+MAX_PACKET_CHUNKS: Final = 64
+"""Chunks in one packet."""
+
+MAX_ACK_RANGES: Final = 32
+"""Ranges in one acknowledgement; older packets are forgotten, and taken for duplicates if they turn up."""
+
+STREAM_WINDOW_BYTES: Final = 1024 * 1024
+"""How far the reliable stream may be sent beyond what has been delivered, so also what a hole can make us hold."""
+
+MAX_STREAM_SEGMENTS: Final = 1024
+"""Pieces of the reliable stream that may wait behind holes."""
+
+MAX_UNRELIABLE_BYTES: Final = 256 * 1024
+"""Largest message that crosses unreliably. A larger one would hardly ever arrive whole, and goes by the stream."""
+
+MAX_HELD_MESSAGES: Final = 256
+"""Unreliable messages that wait for fragments, or for the reliable bytes before them."""
+
+HELD_MESSAGE_BYTES: Final = 1024 * 1024
+"""Bytes of those messages, with `FRAGMENT_COST_BYTES` for each of their fragments."""
+
+FRAGMENT_COST_BYTES: Final = 64
+"""What holding a fragment costs beside its bytes."""
+
+MAX_PACKETS_IN_FLIGHT: Final = 2048
+"""Packets under way unacknowledged; an acknowledgement costs its reader at most that many steps."""
+
+MAX_FLIGHT_BYTES: Final = 4 * 1024 * 1024
+"""Largest congestion window."""
+
+MAX_STREAM_BACKLOG_BYTES: Final = MAX_UNSENT_BYTES + 8 * 1024 * 1024
+"""Reliable bytes that the other side has not acknowledged. The session's credit keeps an honest one far below."""

@@ -51,12 +51,18 @@ HERE: Final = {"monitor.example": "localhost", "0.0.0.0": "127.0.0.1"}
 
 
 def test_the_promised_pages_are_there() -> None:
-    howto = {"two-hosts", "own-events", "admission", "asyncio", "when-it-does-not-connect"}
+    howto = {"two-hosts", "own-events", "admission", "asyncio", "when-it-does-not-connect", "see-what-a-node-does"}
     assert {f"howto/{name}.md" for name in howto} <= set(PAGES)
     explained = {"connections", "security", "accounting"}
     assert {f"explanation/{name}.md" for name in explained} <= set(PAGES)
     assert {"index.md", "tutorial.md", "reference/settings.md", "reference/status.md"} <= set(PAGES)
-    assert {"tutorial.md", "howto/two-hosts.md", "howto/own-events.md", "howto/asyncio.md"} <= set(RUN)
+    assert {
+        "tutorial.md",
+        "howto/two-hosts.md",
+        "howto/own-events.md",
+        "howto/asyncio.md",
+        "howto/see-what-a-node-does.md",
+    } <= set(RUN)
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -172,7 +178,7 @@ TROUBLE: Final = "howto/when-it-does-not-connect.md"
 INTERNAL: Final = {
     # said to our own code, if it calls a machine in the wrong order or with the wrong thing; nobody else can meet them
     *("already_started", "bad_entropy", "no_channel", "not_established", "not_started", "too_large", "wrong_state"),
-    *("unknown_transport", "send_failed"),
+    *("unknown_transport", "send_failed", "bad_packet_size", "packet_too_large"),
     # counted inside a transport, which reports no connection for them
     *("no_descriptor", "half_open_limit"),
     # our own doing, which is not reported

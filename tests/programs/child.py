@@ -28,16 +28,29 @@ class Child:
         name: The node's name.
         options: For `Node`; must be JSON.
         topics: What it subscribes to before it connects anywhere.
+        program: The module that runs, which must speak as `node_child` does.
+        more: Told to the program beside the three above; must be JSON.
+        command: Makes of a command the one that is started, to run it elsewhere: in a network namespace, or with a disk
+            of its own. The process that answers must be the one started (`exec`), or signals meet another.
     """
 
-    def __init__(self, name: str, options: dict[str, Any], topics: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        options: dict[str, Any],
+        topics: list[str] | None = None,
+        *,
+        program: str = "tests.programs.node_child",
+        more: dict[str, Any] | None = None,
+        command: Callable[..., list[str]] = lambda *words: list(words),
+    ) -> None:
         self.name = name
         self.lines: list[Line] = []
         self._changed = threading.Condition()
         self._is_over = False
-        start = json.dumps({"name": name, "options": options, "topics": topics or []})
+        start = json.dumps({"name": name, "options": options, "topics": topics or [], **(more or {})})
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.programs.node_child", start],
+            command(sys.executable, "-m", program, start),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,

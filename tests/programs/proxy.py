@@ -28,13 +28,14 @@ class Proxy:
 
     Args:
         port: Where the real listener is.
+        own_port: Where to listen; a free port by default.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, own_port: int = 0) -> None:
         self._target = ("127.0.0.1", port)
         self._lock = threading.Lock()
         self._selector = selectors.DefaultSelector()
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", own_port))
         self.port: int = self._listener.getsockname()[1]
         self.accepted = 0
         self.refuses = False

@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, CommandEntry]] = {
     "ca": CommandEntry("rapini.cli.ca:ca", "Make an authority, and certificates for nodes"),
     "publish": CommandEntry("rapini.cli.publish:publish", "Send events from JSON lines"),
     "tail": CommandEntry("rapini.cli.tail:tail", "Print events as they arrive"),
+    "status": CommandEntry("rapini.cli.status:status", "Show running nodes: their peers, queues and losses"),
     "bench": CommandEntry("rapini.cli.bench:bench", "Measure Rapini beside plain 0MQ and CURVE"),
     "completion": CommandEntry("rapini.cli.completion:completion", "Print a completion script for your shell"),
 }

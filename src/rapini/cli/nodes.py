@@ -106,7 +106,7 @@ def node_settings(options: NodeOptions) -> NodeSettings:
         ConfigError: The file cannot be read, or an option in it is wrong.
     """
     settings = NodeSettings() if options.config is None else load_table(options.config, "node", NodeSettings)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {} if settings.control else {"control": "auto"}
     if options.keys is not None:
         changes["keys"] = options.keys
     if options.listen:

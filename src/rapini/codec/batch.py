@@ -44,6 +44,8 @@ _T = TypeVar("_T")
 _SMALL_ARRAY: Final = 15
 _ARRAY16: Final = struct.Struct(">BH")
 _MAX_RUNS: Final = 65_535
+_MAX_SOUND_TEXTS: Final = 1_024
+"""Pairs of a name and a topic that were found sound and need not be looked at again; peers can invent any number."""
 _MAX_DATA_BYTES: Final = limits.MAX_FRAME_BYTES // 2
 _MAX_EVENTS: Final = limits.MAX_BATCH_EVENTS
 _MAX_NUMBER: Final = 2**62
@@ -52,7 +54,6 @@ _MAX_HOPS: Final = 255
 _STREAM_BYTES: Final = 16
 _IS_ORIGIN: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{limits.MAX_NAME_BYTES - 1}}}", re.ASCII)
 """A node's name, as `rapini.secure.identity.check_name` has it."""
-_BAD_ORIGIN: Final = "a number or an origin that cannot be one"
 
 # What msgspec may raise for somebody's bytes: the last three come from values that Python itself refuses, such as a set
 # of dicts, or from nesting without end.
@@ -155,6 +156,8 @@ def split_into_batches(runs: Sequence[EncodedRun]) -> Iterator[Sequence[EncodedR
 def join_runs(runs: Sequence[EncodedRun]) -> bytes:
     """Make a batch of up to 65,535 runs; see `split_into_batches`."""
     count = len(runs)
+    if count == 1:  # nearly always, while events are few
+        return b"\x91" + runs[0].data
     head = bytes((0x90 | count,)) if count <= _SMALL_ARRAY else _ARRAY16.pack(0xDC, count)
     return head + b"".join([run.data for run in runs])
 
@@ -168,6 +171,7 @@ class Codec:
         self._encoder = msgspec.msgpack.Encoder()
         self._runs = msgspec.msgpack.Decoder(list[_WireRun])
         self._raws = msgspec.msgpack.Decoder(list[msgspec.Raw])
+        self._sound_texts: set[tuple[str, str]] = set()
         self._lists: dict[type[Event], msgspec.msgpack.Decoder[list[Event]]] = {}
         self._singles: dict[type[Event], msgspec.msgpack.Decoder[Event]] = {}
 
@@ -303,7 +307,7 @@ class Codec:
             )
             for run in runs
             if run.first >= 0
-            and not _fault(run)
+            and not self._fault(run)
             and 0 < run.count <= min(len(run.events), _MAX_EVENTS)
             and run.count == _announced(run.events)
         ]
@@ -333,7 +337,7 @@ class Codec:
             raise DecodeError("not_a_batch", f"not a batch of events: {_bounded(str(exc))}") from None
 
     def _decode_run(self, run: _WireRun, room: int) -> DecodedRun:
-        fault = _fault(run)
+        fault = self._fault(run)
         if fault:
             return self._bad_run(msgspec.structs.replace(run, name="", topic=""), fault)
         if _announced(run.events) > room:
@@ -353,6 +357,25 @@ class Codec:
         if len(events) != run.count:
             return self._bad_run(run, f"{len(events)} events where {run.count} were announced")
         return _decoded(run, events, ())
+
+    def _fault(self, run: _WireRun) -> str:
+        """What is wrong with what stands before a run's events, or an empty string."""
+        texts = (run.name, run.topic)
+        if texts not in self._sound_texts:
+            if not is_topic(run.topic) or not is_type_name(run.name):
+                return "a name or a topic that cannot be one"
+            if len(self._sound_texts) < _MAX_SOUND_TEXTS:
+                self._sound_texts.add(texts)
+        if not run.origin:
+            is_sound = -1 <= run.first < _MAX_NUMBER and not run.stream and not run.hops
+        else:
+            is_sound = (
+                0 <= run.first < _MAX_NUMBER
+                and len(run.stream) == _STREAM_BYTES
+                and 0 < run.hops <= _MAX_HOPS
+                and _IS_ORIGIN.fullmatch(run.origin) is not None
+            )
+        return "" if is_sound else "a number or an origin that cannot be one"
 
     def _decode_singly(self, run: _WireRun, kind: type[Event] | None) -> DecodedRun:
         try:
@@ -391,18 +414,6 @@ class Codec:
         count = max(1, min(run.count, len(run.events)))
         bad = (BadEvent(index=0, count=count, path="$", detail=_bounded(detail)),)
         return DecodedRun(name=run.name, topic=run.topic, events=(), bad=bad)
-
-
-def _fault(run: _WireRun) -> str:
-    """What is wrong with what stands before a run's events, or an empty string."""
-    if not is_topic(run.topic) or not is_type_name(run.name):
-        return "a name or a topic that cannot be one"
-    if run.first >= 0 and not run.origin and not run.stream and not run.hops:
-        return "" if run.first < _MAX_NUMBER else _BAD_ORIGIN  # nearly always
-    if run.first == -1 and not run.origin:
-        return ""  # of a version that does not number them
-    is_origin = _IS_ORIGIN.fullmatch(run.origin) and len(run.stream) == _STREAM_BYTES and 0 < run.hops <= _MAX_HOPS
-    return "" if is_origin and 0 <= run.first < _MAX_NUMBER else _BAD_ORIGIN
 
 
 def _decoded(run: _WireRun, events: Sequence[Event], bad: Sequence[BadEvent]) -> DecodedRun:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import weakref
 from collections import Counter
+from collections.abc import Callable
+from typing import Final
 
 from rapini import limits
 from rapini.errors import LocalError, TransportError
@@ -18,11 +21,13 @@ from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters, CountersSnapshot
 from rapini.node.dials import Dial, DialState
+from rapini.node.durable import DurableStream
 from rapini.node.environment import REAL, Environment
 from rapini.node.links import LinkRecord
 from rapini.node.peers import Peers
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState, PeerStatus
+from rapini.node.streams import Checkpoint
 from rapini.secure.channel import Channel, Side
 from rapini.secure.envelope import Accepted as Opened
 from rapini.secure.envelope import Dropped, EnvelopeGate, Refused
@@ -48,6 +53,9 @@ __all__ = ["Core"]
 
 _log = logging.getLogger("rapini.node")
 
+_READING_S: Final = 0.1
+"""For reading what came while our own process stood still."""
+
 
 class Core:
     """Joins transports to sessions for one node. `Node` is its public face.
@@ -58,6 +66,8 @@ class Core:
         channels: Our identity, and channels made with it.
         admission: Asked about each verified peer.
         environment: Clock, chance, transports.
+        checkpoint: Where the application commits its positions in others' durable streams.
+        durable: Makes our durable stream, told the lock and what to call when more is on disk; `None` without one.
     """
 
     def __init__(
@@ -67,11 +77,15 @@ class Core:
         channels: ChannelFactory,
         admission: Admission,
         environment: Environment = REAL,
+        checkpoint: Checkpoint | None = None,
+        durable: Callable[[threading.RLock, Callable[[], None]], DurableStream] | None = None,
     ) -> None:
         self.settings = settings
         self.counters = Counters()
         self.environment = environment
-        self.loop = environment.make_loop(name, self._turn, self._stalled, self._failed, environment.clock)
+        self.loop = environment.make_loop(
+            name, self._turn, self._stalled, self._failed, environment.clock, self._hand_over
+        )
         self.lock = self.loop.lock
         self.listening: dict[str, Endpoint] = {}
         self.is_closing = False
@@ -87,7 +101,10 @@ class Core:
             service=self.service,
             contain=self.contain,
             environment=environment,
+            checkpoint=checkpoint,
         )
+        self.durable = durable(self.lock, self.peers.durables.send_synced) if durable is not None else None
+        self.peers.durables.own = self.peers.publisher.durable = self.durable
         self.publisher = self.peers.publisher
         self._name = name
         self._channels = channels
@@ -103,7 +120,6 @@ class Core:
     # -- the turn ------------------------------------------------------------------------------------------------
 
     def _turn(self, now: float) -> float | None:
-        has_more = False
         for transport in list(self._transports.values()):
             for outcome in transport.outcomes():
                 try:
@@ -113,29 +129,45 @@ class Core:
                         self._on_transport(outcome, now)
                 except Exception as error:  # noqa: BLE001 - see `contain`
                     self._contain_connection(outcome.connection, error, now)
-            has_more = has_more or transport.has_more
+        self._release()  # they take longer to wake than the rest of a turn takes, nearly always
         publisher = self.publisher
-        if publisher.flush_at is not None and publisher.flush_at <= now and not publisher.is_blocked():
-            publisher.flush(now)
+        if publisher.flush_at is not None and publisher.flush_at <= now:
+            publisher.flush_if_room(now)
         roster_timer = self.peers.roster.next_timer()
         if roster_timer is not None and roster_timer <= now:
             self.peers.carry_out(self.peers.roster.handle_timer(now), now)
         self._run_dials(now)
-        return now if has_more else self._next_turn(now)
+        return self._next_turn(now)
 
     def _next_turn(self, now: float) -> float | None:
         times = [self.publisher.flush_at, self.peers.roster.next_timer()]
         times += [transport.next_timer() for transport in self._transports.values()]
-        times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
+        if self.peers.dials and not self.is_closing:  # who leaves dials no more; a past time would make the thread spin
+            times += [dial.due_at for dial in self.peers.dials if dial.state is DialState.WAITING]
         if self.publisher.batches != self._batches_seen:
             # While events are batched, look after the last of them often enough that nobody has to wake us.
             self._batches_seen = self.publisher.batches
             times.append(now + self.settings.max_batch_delay_s / 2)
-        return min((when for when in times if when is not None), default=None)
+        due: float | None = None
+        for when in times:
+            if when is not None and (due is None or when < due):
+                due = when
+        return due
+
+    def _release(self) -> None:
+        for inbox in self.peers.inboxes:
+            inbox.release()
+
+    def _hand_over(self) -> bool:
+        self._release()  # whatever else the turn has brought
+        # Asked last: 0MQ takes a while to say, and those who were just woken take longer to come. All are asked: one
+        # that always has more must not keep the others from looking.
+        return True in [transport.has_more for transport in self._transports.values()]
 
     def _stalled(self, pause_s: float) -> None:
+        # And a little more: a patience that ran out in the pause would end before what lies in the kernel is read.
         for record in self.peers.records.values():
-            record.link.forgive(pause_s)
+            record.link.forgive(pause_s + _READING_S)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -149,6 +181,7 @@ class Core:
                 record = connection.user
                 if isinstance(record, LinkRecord):
                     record.transmit()
+                    self.peers.stores.drained(record, now)
                     if record.session is not None and not record.unsent:
                         self.peers.pump(record.session, now)
             case Accepted(connection=connection):
@@ -190,6 +223,7 @@ class Core:
             subscriptions_version=self.peers.subscriptions_version,
             timing=self._timing,
             now=now,
+            stream_id=self.durable.spool.stream_id if self.durable is not None else b"",
         )
 
     def _adopt(self, connection: Connection, link: Link, endpoint: Endpoint, dial: Dial | None, now: float) -> None:
@@ -478,13 +512,17 @@ class Core:
                 name: {cause: dict(topics) for cause, topics in session.outbox.dropped.items()}
                 for name, session in sessions.items()
             },
-            acknowledged={name: session.outbox.acknowledged for name, session in sessions.items()},
+            acknowledged={name: session.acknowledged_events for name, session in sessions.items()},
             encode_calls=self.publisher.codec.encode_calls,
             flushes=self.publisher.flushes,
             late_answers=sum(record.link.asking.late for record in self.peers.records.values()),
             overdue=sum(record.link.asking.overdue for record in self.peers.records.values()),
-            turned_away=dict(sum((t.counters.refused for t in self._transports.values()), Counter[str]())),
+            turned_away=self.turned_away(),
         )
+
+    def turned_away(self) -> dict[str, int]:
+        """Strangers that listeners shut out, by code."""
+        return dict(sum((transport.counters.refused for transport in self._transports.values()), Counter[str]()))
 
     def stop(self) -> None:
         """End the loop and everything it holds; nothing is drained any more."""
@@ -494,11 +532,14 @@ class Core:
             self.publisher.close()
             self.peers.asker.fail_all(LocalError("closed", "the node is closed"))
             self.publisher.account_for_the_rest()
+            self.peers.stores.close()
             for session in self.peers.sessions.values():
-                session.departed("closing")
+                session.departed("closing", self.environment.clock())
             for transport in self._transports.values():
                 transport.close()
             self._transports.clear()
+        if self.durable is not None:
+            self.durable.close()
         self._resolver.close()
         with contextlib.suppress(OSError):
             self.loop.close()

@@ -32,6 +32,8 @@ class CountersSnapshot:
     """Published events that no peer had subscribed to, by topic."""
     not_encodable: Mapping[str, int]
     """Published events that could not be encoded, by topic."""
+    not_stored: Mapping[str, Mapping[str, int]]
+    """Durable events that could not be written to the spool, by cause and topic."""
     dropped: Mapping[str, Mapping[str, Mapping[str, int]]]
     """Events not delivered: by peer, cause, topic."""
     sent: Mapping[str, int]
@@ -103,6 +105,7 @@ class Counters:
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
+    not_stored: dict[str, Counter[str]] = field(default_factory=dict)
     gaps: dict[str, Counter[str]] = field(default_factory=dict)
     forgotten_drops: dict[str, Counter[str]] = field(default_factory=dict)
     """Dropped events, by cause and topic, for peers that are not remembered any more."""
@@ -143,6 +146,10 @@ class Counters:
         reasons = self.gaps.setdefault(peer, Counter())
         reasons[reason if reason in reasons or len(reasons) < MAX_CODES else "(others)"] += count
 
+    def count_not_stored(self, topic: str) -> int:
+        """Durable events of a topic that could not be written so far."""
+        return sum(topics[topic] for topics in self.not_stored.values())
+
     def forget(self, peer: str, dropped: Mapping[str, Mapping[str, int]], acknowledged: int) -> None:
         """A peer is not remembered any more: count what was its own under `(forgotten)`."""
         for cause, topics in dropped.items():
@@ -169,6 +176,7 @@ class Counters:
             published=dict(self.published),
             unrouted=dict(self.unrouted),
             not_encodable=dict(self.not_encodable),
+            not_stored={cause: dict(topics) for cause, topics in self.not_stored.items()},
             sent=dict(self.sent),
             received=dict(self.received),
             missed=dict(self.missed),

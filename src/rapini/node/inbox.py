@@ -15,7 +15,6 @@ from typing import Final
 
 import msgspec
 
-from rapini import limits
 from rapini.codec import Codec, DecodedRun
 from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
@@ -55,11 +54,15 @@ class ReceivedBatch(msgspec.Struct):
     """Whether its sender was told that it was taken."""
     is_void: bool = False
     """Whether its sender was told otherwise before it could be taken: then nobody may see it."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of its sender's credit that it holds until it is taken."""
-        return len(self.data) if self.gap is None else limits.GAP_CREDIT_BYTES
+    stream_id: bytes = b""
+    """Of durable events: their stream."""
+    start: int = 0
+    """Of durable events: the position in the stream that this continues from; the one after it is `end`."""
+    end: int = 0
+    known: int = 0
+    """Of durable events: how many of the first ones we had before."""
+    size: int = 0
+    """Bytes of its sender's credit that it holds until it is taken."""
 
 
 class EventRun(msgspec.Struct, frozen=True):
@@ -67,11 +70,14 @@ class EventRun(msgspec.Struct, frozen=True):
 
     events: Sequence[Event]
     origin: Origin
-    stream: bytes = b""
-    """The incarnation of the node that published them: with `first_sequence`, what names an event for good."""
+    stream_id: bytes = b""
+    """Of durable events: the stream they belong to, for ever."""
     first_sequence: int = -1
-    """The number of the first among all events of that incarnation, from 0; the others follow it, but for those that
-    did not fit their type or had come before, which are not here. -1 where they are not numbered."""
+    """The first one's number: of durable events in their stream, of others among all events that `stream` published;
+    the others follow it, but for those that did not fit their type or had come before, which are not here. -1 where
+    they are not numbered."""
+    stream: bytes = b""
+    """The incarnation of the node that published them; empty for durable ones."""
 
 
 class _End:
@@ -104,10 +110,30 @@ class Inbox:
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
         # Two counters with one writer each: the putting side has the node's lock, the consumer has none.
+        self.progress: dict[bytes, int] = {}
+        """Durable streams, with the position after the last event that was given to the application."""
+        self._in_hand: ReceivedBatch | None = None
         self._statuses_put = 0
         self._statuses_got = 0
         self._ended = False
         self._error: RapiniError | None = None
+        self._held: ReceivedBatch | None = None
+
+    def hold(self, batch: ReceivedBatch) -> None:
+        """Add a batch at the next `release()`, or before whatever else is put.
+
+        A consumer that is woken needs the interpreter, and would wait for it while the I/O thread finishes its turn.
+        """
+        if self._held is not None:
+            self.release()
+        self._held = batch
+
+    def release(self) -> None:
+        """Add what is held. After this the putting thread should soon let the interpreter go."""
+        held = self._held
+        if held is not None:
+            self._held = None
+            self.put(held)
 
     def put(self, batch: ReceivedBatch) -> None:
         """Add a batch."""
@@ -117,6 +143,7 @@ class Inbox:
 
     def put_status(self, status: PeerStatus) -> None:
         """Add a status report, unless far too many wait unread."""
+        self.release()
         # Of those that name no peer strangers can make any number; they must not crowd out the others.
         room = MAX_WAITING_STATUSES if status.peer else MAX_WAITING_STATUSES // 10
         if self._statuses_put - self._statuses_got >= room:
@@ -129,6 +156,7 @@ class Inbox:
 
     def end(self, error: RapiniError | None = None) -> None:
         """Nothing more will be put; with an error, the consumer gets that after what is here."""
+        self.release()
         self._queue.put(_End(error))
         if self.on_put is not None:
             self.on_put()
@@ -144,6 +172,7 @@ class Inbox:
         Raises:
             LocalError: `node_failed`.
         """
+        self.finish()
         if self._ended:
             if self._error is not None:
                 raise self._error
@@ -162,8 +191,23 @@ class Inbox:
             return item
         if item.addressed_to:
             return self._take_addressed(item)
-        item.taken(item)
-        return item.gap if item.gap is not None else self._decode(item)
+        if not item.stream_id:
+            item.taken(item)
+            return item.gap if item.gap is not None else self._decode(item)
+        self._in_hand = item
+        if item.gap is None:
+            return self._decode(item)
+        self.progress[item.stream_id] = item.end
+        return item.gap
+
+    def finish(self) -> None:
+        """The application is done with what it was given last. Durable events count as taken only now: what a killed
+        process had in hand is sent again.
+        """
+        if self._in_hand is not None:
+            done, self._in_hand = self._in_hand, None
+            self.progress[done.stream_id] = done.end
+            done.taken(done)
 
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
@@ -192,15 +236,20 @@ class Inbox:
         taken: list[EventRun] = []
         found = 0
         for run in runs:
+            first = batch.first_sequence + found
             found += len(run.events)
             for bad in run.bad:
                 found += bad.count
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
-            if batch.addressed_to or run.topic.startswith(self.prefixes):
-                events, first = self._unseen(batch, run)
-                if events:
-                    origin = self._origin(batch, run)
-                    taken.append(EventRun(events, origin, run.stream or batch.incarnation, first))
+            if not batch.addressed_to and not run.topic.startswith(self.prefixes):
+                continue
+            origin = self._origin(batch, run)
+            if batch.stream_id:
+                taken += _durable_run(run, origin, batch, first)
+                continue
+            events, number = self._unseen(batch, run)
+            if events:
+                taken.append(EventRun(events, origin, b"", number, run.stream or batch.incarnation))
         if found < batch.count:
             detail = f"{batch.count} events announced, {found} found"
             counters.bad_event(batch.peer, "", "$", detail, batch.count - found)
@@ -209,8 +258,7 @@ class Inbox:
     def _unseen(self, batch: ReceivedBatch, run: DecodedRun) -> tuple[Sequence[Event], int]:
         """The events of a run that did not come before by another way, and the number of the first."""
         first = run.first
-        # Durable events are numbered for good in their stream; their publisher's count began anew with each start.
-        if first < 0 or batch.addressed_to or batch.delivery is Delivery.DURABLE:
+        if first < 0 or batch.addressed_to:
             return run.events, first
         origin = run.origin or batch.peer
         stream = run.stream or batch.incarnation
@@ -236,6 +284,20 @@ class Inbox:
                 peer=batch.peer, topic=run.topic, epoch=batch.epoch, node=node, hops=run.hops
             )
         return origin
+
+
+def _durable_run(run: DecodedRun, origin: Origin, batch: ReceivedBatch, first: int) -> list[EventRun]:
+    """A run with its numbers, without those events of it that we had before.
+
+    Where an event of it is bad, the numbers of the others are not contiguous any more: then each is a run of its own.
+    """
+    bad = {place.index for place in run.bad}
+    skip = max(0, batch.first_sequence + batch.known - first)
+    if not bad:
+        return [EventRun(run.events[skip:], origin, batch.stream_id, first + skip)] if skip < len(run.events) else []
+    places = (index for index in range(len(run.events) + len(bad)) if index not in bad)
+    numbered = zip(places, run.events, strict=False)
+    return [EventRun((event,), origin, batch.stream_id, first + at) for at, event in numbered if at >= skip]
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

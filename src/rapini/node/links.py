@@ -57,6 +57,7 @@ class LinkRecord:
         "probe_token",
         "relation",
         "session",
+        "stream_id",
         "timer_at",
         "unsent",
         "unsent_bytes",
@@ -78,6 +79,8 @@ class LinkRecord:
         self.prefixes: tuple[str, ...] = ()
         self.in_force = -1
         """The version of our subscriptions that is in force at the peer."""
+        self.stream_id = b""
+        """Of the peer's durable stream, once it was announced."""
         self.probe_token = -1
         self.timer_at = float("inf")
         """When a timer of ours is armed; the link may want it later, never earlier."""
@@ -98,6 +101,12 @@ class LinkRecord:
     def transmit(self) -> None:
         """Move what the link has to say to the connection, as far as it goes."""
         data = self.link.data_to_send()
+        if data and not self.unsent and len(data) <= _PIECE_BYTES:  # nearly always: no queue
+            message = data if self.gate is None else self.gate.seal(data)
+            if self.connection.send(message) is SendResult.PARKED:
+                self.unsent.append(message)
+                self.unsent_bytes += len(message)
+            return
         if data:
             for at in range(0, len(data), _PIECE_BYTES):
                 self._queue(data if len(data) <= _PIECE_BYTES else data[at : at + _PIECE_BYTES])

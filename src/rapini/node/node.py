@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -23,16 +25,22 @@ from rapini.errors import (
 from rapini.events import Event, check_topic
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
+from rapini.node.control import ControlServer, open_control
 from rapini.node.core import Core
 from rapini.node.counters import CountersSnapshot
 from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
+from rapini.node.durable import DurableStream
 from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.report_status import StatusSource
 from rapini.node.requests import Requests
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
+from rapini.node.store import Store
+from rapini.node.streams import Checkpoint
+from rapini.secure.identity import check_name
 from rapini.transport import Endpoint
 
 __all__ = ["Node"]
@@ -52,6 +60,8 @@ class Node(Requests):
         name: The node's name; with certificates, the name it was certified for.
         config: A TOML file with a table `[node]`, or settings made in code. Arguments below override it.
         keys: Folder with `<name>.crt`, `<name>.key` and `ca.crt`, as `rapini ca issue` writes it.
+        checkpoint: Where the application commits its positions in other nodes' durable streams, together with its
+            output: a `SqliteCheckpoint` or `FileCheckpoint`, see `checkpoint()`.
         admit: Asked about each peer once it is verified and before any of its bytes reach the application; only `True`
             lets it in. Runs on a thread of its own and should answer within seconds.
         on_status: Called for each `PeerStatus`, on the callback thread.
@@ -67,6 +77,7 @@ class Node(Requests):
         *,
         config: str | NodeSettings | None = None,
         keys: str | None = None,
+        checkpoint: Checkpoint | None = None,
         admit: Callable[[PeerInfo], bool] | None = None,
         on_status: StatusCallback | None = None,
         **options: Any,
@@ -77,7 +88,11 @@ class Node(Requests):
         self._admission = Admission(admit, name)
         channels = ChannelFactory(name, settings)
         self._channels = channels
-        self._core = Core(name, settings, channels, self._admission)
+        self._checkpoint = checkpoint
+        self._uncommitted: dict[bytes, int] = {}
+        self._core = Core(
+            name, settings, channels, self._admission, checkpoint=checkpoint, durable=_durable_stream(settings)
+        )
         self._lock = self._core.lock
         self._changed = self._core.loop.changed
         self.inbox = Inbox(self._core.counters, name)
@@ -86,12 +101,14 @@ class Node(Requests):
         self._on_status = on_status
         self._is_stopped = False
         self._is_closed = False
+        self._control: ControlServer | None = None
         # An instance attribute in front of the documented method: the hot path saves a call.
         self.publish = self._core.publisher.publish  # type: ignore[method-assign]
         if on_status is not None:
             self._dispatch()
         self._core.loop.start()
         try:
+            self._control = self._open_control(settings.control)
             for url in settings.listen:
                 self.listen(url)
             for url in settings.connect:
@@ -121,6 +138,16 @@ class Node(Requests):
         error, and every other call raises it.
         """
         return self._core.error
+
+    @property
+    def control(self) -> str:
+        """The path of the socket on which `rapini status` and `rapini.read_status` ask this node; empty without one."""
+        return str(self._control.path) if self._control is not None else ""
+
+    def _open_control(self, setting: str) -> ControlServer | None:
+        channels = self._channels
+        source = StatusSource(self._core, name=self.name, cluster=channels.cluster, role=channels.role)
+        return open_control(setting, name=self.name, cluster=channels.cluster, take=source.take)
 
     # -- connections ---------------------------------------------------------------------------------------------
 
@@ -275,6 +302,57 @@ class Node(Requests):
         """
         return self._core.publisher.publish(event, topic)
 
+    def publish_durable(self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0) -> PublishOutcome:
+        """Publish an event of a durable topic, and wait until it is on disk.
+
+        Many threads that call this share fsyncs (group commit); one that calls it again and again waits for each.
+
+        Returns:
+            `ON_DISK`: it survives whatever happens to this process; or `UNROUTED`: nobody is owed events on its topic.
+
+        Raises:
+            LocalError: As `publish`; `not_durable`: its topic is of another class.
+            StoreError: It could not be written; it was not published.
+            PeerTimeoutError: `sync_timeout`: not on disk yet; it may still be.
+
+        Thread: any.
+        """
+        with self._lock:
+            self._check_alive()
+            return self._core.publisher.publish_durable(event, topic, timeout_s)
+
+    def checkpoint(self) -> None:
+        """Commit how far the application has come in others' durable streams, together with its output.
+
+        Covers every event that `events()` (or `items()`, or a callback) has yielded so far, the one in hand included:
+        write its effect first. With a `SqliteCheckpoint` on a connection of yours, your own `commit()` afterwards
+        commits both. After a restart, events begin after the last committed one: exactly once.
+
+        Raises:
+            LocalError: `no_checkpoint`: the node was made without one.
+            Whatever the checkpoint raises: nothing is committed, and the events will be sent again.
+
+        Thread: the one that consumes.
+        """
+        if self._checkpoint is None:
+            raise LocalError("no_checkpoint", "there is nowhere to commit to", remedy="Node(..., checkpoint=...)")
+        self._tell_committed()
+        positions = dict(self.inbox.progress)
+        if self._dispatcher is not None:
+            for stream_id, position in self._dispatcher.inbox.progress.items():
+                positions[stream_id] = min(position, positions.get(stream_id, position))
+        self._checkpoint.commit(positions)
+        self._uncommitted = positions
+        self._tell_committed()
+
+    def _tell_committed(self) -> None:
+        """Tell the publishers what is committed; a transaction of the application's own is for it to commit first."""
+        connection = getattr(self._checkpoint, "connection", None)
+        if self._uncommitted and not (connection is not None and connection.in_transaction):
+            positions, self._uncommitted = self._uncommitted, {}
+            with self._lock:
+                self._core.peers.durables.commit(positions, time.monotonic())
+
     def try_publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
         """Publish an event only if that means neither waiting nor dropping anything; never blocks.
 
@@ -312,8 +390,25 @@ class Node(Requests):
                 if left <= 0:
                     return False
                 publisher.room.wait(left)
+            if not self._await_durable(deadline):
+                return False
             self._check_alive()
             return True
+
+    def _await_durable(self, deadline: float) -> bool:
+        """Wait until durable events are on disk, and taken by the connected peers that they are owed to."""
+        durable = self._core.durable
+        while durable is not None:
+            behind = durable.spool.synced_sequence < durable.spool.next_sequence
+            places = [s.place for s in self._core.peers.sessions.values() if s.place is not None]
+            end = durable.spool.next_sequence
+            if not behind and all(place.is_idle and place.position >= end for place in places):
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            (durable.changed if behind else self._core.publisher.room).wait(min(left, 0.1))
+        return True
 
     def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
         """Ask for events whose topic begins with one of these prefixes; an empty one means all.
@@ -394,16 +489,29 @@ class Node(Requests):
             if isinstance(item, list):
                 for run in item:
                     origin = run.origin
+                    if run.stream_id:
+                        yield from self._durable_events(run)
+                        continue
                     for event in run.events:
                         yield event, origin
             elif with_status:
                 yield item
 
+    def _durable_events(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each that it is the application's now; see `checkpoint`."""
+        progress, stream_id, origin = self.inbox.progress, run.stream_id, run.origin
+        for number, event in enumerate(run.events, run.first_sequence + 1):
+            progress[stream_id] = number
+            yield event, origin
+
     def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus | Gap]:
         """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                yield from item
+                for run in item:
+                    if run.stream_id:
+                        self.inbox.progress[run.stream_id] = run.first_sequence + len(run.events)
+                    yield run
             else:
                 yield item
 
@@ -413,6 +521,49 @@ class Node(Requests):
             self._core.peers.inboxes.append(self._dispatcher.inbox)
             self._dispatcher.start()
         return self._dispatcher
+
+    # -- stores --------------------------------------------------------------------------------------------------
+
+    def store(
+        self,
+        name: str,
+        *,
+        master: bool = False,
+        path: str | Path | None = None,
+        may_write: Callable[[str], bool] | None = None,
+    ) -> Store:
+        """A replicated key-value table: its master here, or a clone of the one that some peer has.
+
+        Args:
+            name: The store's: letters, digits, dots, dashes and underscores.
+            master: Whether the table is kept here. One node of those that meet has the master.
+            path: Where a master keeps the table in an SQLite file; in memory by default.
+            may_write: Asked by a master for each write of a peer, by the peer's name; only `True` lets it. By default
+                every peer that was admitted may write. Runs on the I/O thread and must answer at once.
+
+        Returns:
+            The store; another call with the same name returns the same one.
+
+        Raises:
+            ConfigError: `bad_name`; `path` or `may_write` without `master`.
+            LocalError: `store_kind`: the other kind of this name is here; `closed`.
+            StoreError: The file cannot be used: `store_in_use`, `not_a_store`, `damaged`, …
+
+        Thread: any.
+        """
+        check_name(name, what="store")
+        if not master and (path is not None or may_write is not None):
+            raise ConfigError("bad_option", "a clone has neither path nor may_write", remedy="give master=True")
+        with self._lock:
+            self._check_open()
+            stores = self._core.peers.stores
+            backend = None
+            if master and path is not None and name not in stores.drivers:
+                from rapini.storage.sqlite_store import SqliteBackend
+
+                backend = SqliteBackend(path)
+            writers = (may_write or _anybody) if master else None
+            return stores.open(name, backend=backend, may_write=writers)
 
     # -- what there is -------------------------------------------------------------------------------------------
 
@@ -472,7 +623,11 @@ class Node(Requests):
             self._say_goodbye()
             self._changed.notify_all()
         self._admission.stop()
-        self._core.stop()
+        try:
+            self._core.stop()
+        finally:
+            if self._control is not None:
+                self._control.close()
 
     def _say_goodbye(self) -> None:
         now = time.monotonic()
@@ -494,11 +649,35 @@ class Node(Requests):
             raise self._core.error
 
 
+def _anybody(peer: str) -> bool:
+    """Every peer that was admitted may write."""
+    del peer
+    return True
+
+
 def _is_owed(session: Session, also_lost: bool) -> bool:
     """Whether a peer has not taken everything that it is owed."""
     if session.record is not None:
         return not session.outbox.is_idle
     return also_lost and not session.is_departed and not session.outbox.reliable.is_idle
+
+
+def _durable_stream(
+    settings: NodeSettings,
+) -> Callable[[threading.RLock, Callable[[], None]], DurableStream] | None:
+    """How to make the node's durable stream, if it has a spool."""
+    if not settings.spool:
+        return None
+    return lambda lock, on_synced: DurableStream(
+        Path(settings.spool),
+        max_bytes=settings.spool_bytes,
+        fsync=settings.spool_fsync,
+        drops_oldest=settings.durable_overflow == "drop_oldest",
+        subscribers=settings.durable_subscribers,
+        lease_s=settings.durable_lease_s,
+        lock=lock,
+        on_synced=on_synced,
+    )
 
 
 def _settings(config: str | NodeSettings | None, keys: str | None, options: dict[str, Any]) -> NodeSettings:

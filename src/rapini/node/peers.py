@@ -12,11 +12,13 @@ from collections.abc import Callable
 from typing import Final
 
 from rapini import limits
+from rapini.events.delivery import Delivery
 from rapini.node.admission import Admission
 from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
 from rapini.node.dials import Dial, DialState
+from rapini.node.durable_traffic import DurableTraffic
 from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
@@ -27,10 +29,13 @@ from rapini.node.reports import Reports
 from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState
+from rapini.node.stores import Stores
+from rapini.node.streams import Checkpoint, Streams
 from rapini.session.link import (
     AnswerReceived,
     ChannelOpened,
     CloseKind,
+    DurableReceived,
     EventsAcknowledged,
     EventsReceived,
     GapReceived,
@@ -40,8 +45,11 @@ from rapini.session.link import (
     LinkState,
     LinkUp,
     PongReceived,
+    PositionTold,
     RequestExpired,
     RequestReceived,
+    StoreReceived,
+    StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
@@ -76,6 +84,7 @@ class Peers:
         service: Sends what a record's link has to say, handles what follows, re-arms it.
         contain: Ends one connection that an unexpected exception came of; without it, such an exception is raised.
         environment: Clock and chance.
+        checkpoint: Where the application commits its positions in others' durable streams.
     """
 
     def __init__(
@@ -90,6 +99,7 @@ class Peers:
         service: Callable[[LinkRecord, float], None],
         contain: Callable[[LinkRecord, Exception, float], None] | None = None,
         environment: Environment = REAL,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         self.incarnation = Incarnation(environment.entropy(16))
         self.sessions: dict[str, Session] = {}
@@ -147,6 +157,8 @@ class Peers:
             clock=environment.clock,
             send=self._send_asked,
         )
+        self.stores = Stores(self, loop, environment, service)
+        self.durables = DurableTraffic(self, settings, counters, Streams(checkpoint), environment.clock)
         loop.call_at(environment.clock() + _HOUSEKEEPING_S, self.look_for_stalls)
 
     def _wake_to_flush(self) -> None:
@@ -165,8 +177,6 @@ class Peers:
                 self._on_acknowledged(record, taken, now)
             case GapReceived():
                 self._on_gap(record, outcome, now)
-            case RequestReceived() | AnswerReceived() | RequestExpired():
-                self._on_asking(record, outcome, now)
             case ChannelOpened():
                 self._on_channel_opened(record, outcome, now)
             case GreetingReceived():
@@ -182,6 +192,19 @@ class Peers:
                 self._on_pong(record, token, now)
             case LinkClosed():
                 self.on_closed(record, outcome, now)
+            case RequestReceived() | AnswerReceived() | RequestExpired():
+                self._on_asking(record, outcome, now)
+            case _:
+                self._on_state(record, outcome, now)
+
+    def _on_state(
+        self, record: LinkRecord, outcome: DurableReceived | StreamAnnounced | PositionTold | StoreReceived, now: float
+    ) -> None:
+        """What belongs to durable streams and stores, which have modules of their own."""
+        if isinstance(outcome, StoreReceived):
+            self.stores.receive(record, outcome, now)
+        else:
+            self.durables.handle(record, outcome, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
         if token == record.probe_token:
@@ -316,8 +339,11 @@ class Peers:
             record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
             return
         session.record = None
-        record.link.admit(epoch, now)
+        session.stream = None
+        record.link.admit(epoch, now, hold_ready=self.stores.holds_ready)
+        self.durables.tell_position(record, now)
         self.reports.link(record, PeerState.SYNCING)
+        self.stores.admitted(record, now)
 
     def _refuse(self, record: LinkRecord, refusal: Refuse, now: float) -> None:
         if refusal.code == "duplicate_name":
@@ -330,8 +356,7 @@ class Peers:
         session = record.session
         if session is None:
             raise AssertionError("only an admitted link comes up")
-        session.record = record
-        session.prefixes = record.prefixes
+        session.came_up(record, now)
         if record.relation is Relation.BACK:
             self._counters.peers_resumed += 1
         elif record.relation is Relation.RESTARTED:
@@ -341,11 +366,13 @@ class Peers:
         self.reports.link(record, _UP_STATES[record.relation])
         self.publisher.reroute()
         self._loop.changed.notify_all()
+        self.pump(session, now)  # what was kept for it while it was away
 
     def _on_subscriptions(self, record: LinkRecord, prefixes: tuple[str, ...]) -> None:
         record.prefixes = prefixes
         if record.session is not None and record.session.record is record:
             record.session.prefixes = prefixes
+            self.durables.resubscribed(record.session)
             if not self.publisher.is_blocked():
                 self.publisher.flush(self._clock())  # what was published before goes by the old subscriptions
             self.publisher.reroute()
@@ -383,10 +410,11 @@ class Peers:
             first_sequence=events.first_sequence,
             count=events.count,
             data=events.batch,
-            taken=self._batch_taken,
+            taken=self.batch_taken,
             incarnation=session.incarnation,
+            size=len(events.batch),
         )
-        self._hand_over(session, batch, now)
+        self.hand_over(session, batch, now)
 
     def _on_gap(self, record: LinkRecord, gap: GapReceived, now: float) -> None:
         session = record.session
@@ -394,6 +422,9 @@ class Peers:
             raise AssertionError("gaps come over an admitted link")
         if session.exceeds_credit(limits.GAP_CREDIT_BYTES):
             record.link.refuse("protocol_error", "it sent more than its credit allows", now)
+            return
+        if gap.delivery is Delivery.DURABLE and record.stream_id:
+            self.durables.on_gap(record, session, gap, now)
             return
         if not session.received_gap(gap):
             record.link.refuse("protocol_error", "event numbers do not continue", now)
@@ -409,10 +440,11 @@ class Peers:
             first_sequence=gap.first_sequence,
             count=gap.count,
             data=b"",
-            taken=self._batch_taken,
+            taken=self.batch_taken,
             gap=self.reports.gap(session, gap),
+            size=limits.GAP_CREDIT_BYTES,
         )
-        self._hand_over(session, batch, now)
+        self.hand_over(session, batch, now)
 
     def _on_asking(
         self, record: LinkRecord, outcome: RequestReceived | AnswerReceived | RequestExpired, now: float
@@ -427,19 +459,26 @@ class Peers:
                     raise AssertionError("requests come over an admitted link")
                 self.asker.requested(record, record.session, outcome, now)
 
-    def _hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
+    def hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
         """Give a batch, or the gap in its place, to those who consume."""
         consumers = [inbox for inbox in self.inboxes if inbox.prefixes]
         batch.holders = len(consumers)
+        self.arm_acknowledgement(session, now)
+        for inbox in consumers:
+            if self._loop.is_in_turn:
+                inbox.hold(batch)
+            else:
+                inbox.put(batch)
+        if not consumers:
+            self.batch_taken(batch)
+
+    def arm_acknowledgement(self, session: Session, now: float) -> None:
+        """See to it that a peer hears soon of what was taken."""
         if not session.ack_is_due:
             session.ack_is_due = True
             self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
-        for inbox in consumers:
-            inbox.put(batch)
-        if not consumers:
-            self._batch_taken(batch)
 
-    def _batch_taken(self, batch: ReceivedBatch) -> None:
+    def batch_taken(self, batch: ReceivedBatch) -> None:
         """A consumer took a batch (on its own thread, without the lock: it must not wait for the I/O thread)."""
         self._taken.append(batch)
         self._taken_bytes += batch.size
@@ -450,12 +489,12 @@ class Peers:
 
     def tell_all_taken(self, now: float) -> None:
         """Acknowledge what consumers took since the last time, to each peer that it came from."""
-        self._note_taken()
+        self.note_taken()
         for session in self.sessions.values():
             if session.has_news:
-                self._tell_taken(session, now)
+                self.tell_taken(session, now)
 
-    def _note_taken(self) -> None:
+    def note_taken(self) -> None:
         """Account for the batches that consumers took."""
         self._taken_bytes = 0
         while self._taken:
@@ -464,9 +503,13 @@ class Peers:
             session = self.sessions.get(batch.peer)
             if batch.holders <= 0 and session is not None:
                 session.released(batch.epoch, batch.size)
+                if batch.stream_id:
+                    self.durables.streams.take(batch.stream_id, batch.start, batch.end)
+                    continue
                 session.was_taken(batch.generation, batch.delivery, batch.first_sequence, batch.count)
 
-    def _tell_taken(self, session: Session, now: float) -> None:
+    def tell_taken(self, session: Session, now: float) -> None:
+        """Acknowledge what was taken from one peer."""
         record = session.record
         if record is None:
             return
@@ -479,17 +522,17 @@ class Peers:
     def _acknowledge(self, session: Session, now: float) -> None:
         """The timer that starts with a batch: tell what was taken, and look again while something was not."""
         session.ack_is_due = False
-        self._note_taken()
+        self.note_taken()
         if session.record is not None and session.holds_something:
             session.ack_is_due = True
             self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
-        self._tell_taken(session, now)
+        self.tell_taken(session, now)
 
     def _on_acknowledged(self, record: LinkRecord, taken: list[int], now: float) -> None:
         session = record.session
         if session is None:
             raise AssertionError("acknowledgements come over an admitted link")
-        if not session.outbox.acknowledge(taken):
+        if not session.outbox.acknowledge(taken[:2]) or not self.durables.settle(session, taken[2:]):
             record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
             return
         session.progress_at = now
@@ -503,6 +546,8 @@ class Peers:
             return
         try:
             self.pump_asked(record, now)
+            if session.place is not None:
+                self.durables.pump(session, record, session.place, now)
             for delivery, first_sequence, item in session.outbox.sendable():
                 if type(item) is Batch:
                     record.link.send_events(delivery, first_sequence, item.count, item.data, now)
@@ -533,14 +578,16 @@ class Peers:
         session = record.session
         was_up = session is not None and session.record is record
         if session is not None and was_up:
+            self.durables.gone(session)
             if closed.kind is CloseKind.LOST:
                 self._counters.peers_lost += 1
                 session.lost(now)
                 self._loop.call_at(now + self._settings.lease_s, self._end_leases)
             else:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
-                session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing")
+                session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
+        self.stores.closed(record, now)
         self.asker.link_ended(record, closed)
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
@@ -562,7 +609,7 @@ class Peers:
         """A lost peer's lease is over: keep nothing for it but the account, which it hears as a gap if it returns."""
         if session.record is not None or session.is_departed:
             return
-        session.departed("lease_expired")
+        session.departed("lease_expired", self._clock())
         self.reports.released(session, why)
         self.publisher.reroute()
         self._forget_the_oldest()
@@ -571,7 +618,7 @@ class Peers:
         """Bound what is remembered of peers that are gone."""
         gone = [s for s in self.sessions.values() if s.is_departed and s.record is None and not s.held_bytes]
         for session in gone[: max(0, len(gone) - limits.MAX_REMEMBERED_PEERS)]:
-            self._counters.forget(session.name, session.outbox.dropped, session.outbox.acknowledged)
+            self._counters.forget(session.name, session.outbox.dropped, session.acknowledged_events)
             del self.sessions[session.name]
             self.roster.forget(session.name)
 
@@ -589,6 +636,7 @@ class Peers:
             elif now >= session.progress_at + settings.stall_timeout_s:
                 detail = f"its queue is full, and it has taken nothing for {settings.stall_timeout_s:g} s"
                 self.disconnect(session, "stalled", detail, now)
+        self.durables.housekeeping(_HOUSEKEEPING_S)
         self._loop.call_at(now + _HOUSEKEEPING_S, self.look_for_stalls)
 
     def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:

@@ -12,15 +12,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, Protocol, TypeVar
 
 from rapini.codec import Codec, EncodedRun, join_runs, split_into_batches
-from rapini.errors import LocalError, RapiniError
+from rapini.errors import EventError, LocalError, PeerTimeoutError, RapiniError, StoreError
 from rapini.events import Event, check_topic
 from rapini.events.delivery import DELIVERIES, Delivery
 from rapini.node.counters import Counters
+from rapini.node.durable import DurableStream
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PublishOutcome
@@ -33,6 +35,9 @@ _log = logging.getLogger("rapini.node")
 _FIRST_WINDOW_S: Final = 0.0002
 """Events closer together than this share a batch; at up to 5,000 events/s each goes at once."""
 _ACCEPTED: Final = PublishOutcome.ACCEPTED
+_LOOK_AGAIN_S: Final = 0.005
+"""How soon the I/O thread looks again for room that publishers wait for."""
+
 _MAX_CACHED: Final = 65_536
 
 _BUSY_BATCH: Final = 8
@@ -104,8 +109,11 @@ class Publisher:
         self._policies = (settings.overflow, settings.reliable_overflow)
         self._blocking = tuple(number for number, policy in enumerate(self._policies) if policy == "block")
         """The classes whose publishers wait for room."""
+        self._may_block = bool(self._blocking) or settings.durable_overflow == "block"
         self._prefixes = _by_length(settings.delivery), _by_length(settings.priority)
         self._treatments: dict[tuple[str, Delivery], tuple[Delivery, int]] = {}
+        self.durable: DurableStream | None = None
+        """Where durable events go, if we have a spool."""
         self._routes: dict[str, tuple[Session, ...]] = {}
         self._checked_topics: set[str] = set()
         self._plain_kinds: set[type] = set()
@@ -137,7 +145,7 @@ class Publisher:
                 self._arm(self._clock())
         elif len(waiting) >= self._max_events:
             with self._lock:
-                self.flush(self._clock(), may_block=bool(self._blocking))
+                self.flush(self._clock(), may_block=self._may_block)
         return _ACCEPTED
 
     def try_publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
@@ -155,6 +163,50 @@ class Publisher:
             if not self._is_armed:
                 self._arm(self._clock())
             return _ACCEPTED if receivers else PublishOutcome.UNROUTED
+
+    def publish_durable(self, event: Event, topic: str | None, timeout_s: float) -> PublishOutcome:
+        """Take one durable event and wait until it is on disk. See `rapini.Node.publish_durable`."""
+        self._checked(event, topic)
+        target = event.__class__.__rapini_topic__ if topic is None else topic
+        if (
+            self.durable is None
+            or self._treatment(target, event.__class__.__rapini_delivery__)[0] is not Delivery.DURABLE
+        ):
+            raise LocalError("not_durable", f"{target} is not a durable topic", remedy="use publish()")
+        if not self.durable.wants(target):
+            self._counters.published[target] += 1
+            self._counters.unrouted[target] += 1
+            return PublishOutcome.UNROUTED
+        durable, deadline = self.durable, self._clock() + timeout_s
+        self.flush(self._clock(), may_block=self._may_block, deadline=deadline)  # what was published before it
+        runs, failures = self.codec.encode_run(target, [event])
+        if failures:
+            raise EventError("not_encodable", f"{failures[0].type_name}: {failures[0].detail}", path="$")
+        self._counters.published[target] += 1
+        self._append_in_time(durable, runs[0], deadline)
+        wanted = durable.spool.next_sequence
+        while durable.spool.synced_sequence < wanted:
+            if durable.failure is not None:
+                raise durable.failure
+            left = deadline - self._clock()
+            if left <= 0:
+                raise PeerTimeoutError("sync_timeout", f"not on disk within {timeout_s:g} s")
+            durable.changed.wait(left)
+        return PublishOutcome.ON_DISK
+
+    def _append_in_time(self, durable: DurableStream, run: EncodedRun, deadline: float) -> None:
+        """Append a run; where the policy is to wait for room, until the deadline."""
+        while True:
+            try:
+                durable.append(run)
+            except StoreError as error:
+                left = deadline - self._clock()
+                if error.code != "spool_full" or durable.drops_oldest or left <= 0:
+                    self._counters.not_stored.setdefault(error.code, Counter())[run.topic] += run.count
+                    raise
+                durable.changed.wait(min(left, 0.1))
+            else:
+                return
 
     @staticmethod
     def _has_no_room(session: Session, delivery: Delivery) -> bool:
@@ -180,6 +232,7 @@ class Publisher:
                 remedy = "publish(event, topic='...'), or class X(Event, topic='...')"
                 raise LocalError("no_topic", f"{kind.__name__} has no topic", remedy=remedy)
             check_topic(target)
+            self._check_durable(kind, target)
             if len(self._checked_topics) < _MAX_CACHED:
                 self._checked_topics.add(target)
         if self._is_debug:
@@ -189,11 +242,16 @@ class Publisher:
             self._plain_kinds.add(kind)
         return event if topic is None else _Addressed(topic, event)
 
+    def _check_durable(self, kind: type[Event], topic: str) -> None:
+        if self.durable is None and self._treatment(topic, kind.__rapini_delivery__)[0] is Delivery.DURABLE:
+            remedy = "give the node a folder for its durable events: Node(..., spool=FOLDER)"
+            raise LocalError("no_spool", f"{kind.__name__} on {topic} is durable, and there is no spool", remedy=remedy)
+
     def _arm(self, now: float) -> None:
         """An event waits and nobody is to flush it: do it now when idle, else see that it is done in time."""
         due = self._last_flush + max(self._window_s, _FIRST_WINDOW_S)
         if now >= due:
-            self.flush(now, may_block=bool(self._blocking))
+            self.flush(now, may_block=self._may_block)
             return
         self._is_armed = True
         self.batches += 1
@@ -228,6 +286,8 @@ class Publisher:
         encoded: list[_Routed] = []
         for topic, events in _runs(taken):
             self._encode(topic, events, encoded)
+        if not encoded:
+            return
         if len(encoded) == 1:  # nearly always: one type and topic, so one batch for everybody
             run, receivers, (delivery, priority) = encoded[0]
             batch = Batch(join_runs((run,)), run.count, {run.topic: run.count}, priority)
@@ -240,8 +300,12 @@ class Publisher:
         counters.published[topic] += len(events)
         first = self.sequence
         self.sequence = first + len(events)
-        receivers = self.route(topic)
-        if not receivers:
+        treatment = self._treatment(topic, events[0].__class__.__rapini_delivery__)
+        durable = self.durable if treatment[0] is Delivery.DURABLE else None
+        if durable is not None:
+            first = -1  # they have numbers of their own, for good
+        receivers = self.route(topic) if durable is None else ()
+        if not receivers and (durable is None or not durable.wants(topic)):
             counters.unrouted[topic] += len(events)
             return
         runs, failures = self.codec.encode_run(topic, events, first)
@@ -249,8 +313,43 @@ class Publisher:
             if not counters.not_encodable[topic]:
                 _log.error("an event %s cannot be encoded: %s", failure.type_name, failure.detail)
             counters.not_encodable[topic] += 1
-        treatment = self._treatment(topic, events[0].__class__.__rapini_delivery__)
-        encoded += [(run, receivers, treatment) for run in runs]
+        if durable is None:
+            encoded += [(run, receivers, treatment) for run in runs]
+            return
+        for place, run in self._pieces(durable, topic, events, runs):
+            try:
+                durable.append(run)
+            except StoreError as error:
+                if error.code == "spool_full" and not durable.drops_oldest:  # they wait for room, with their publishers
+                    counters.published[topic] -= len(events) - place
+                    self._waiting[:0] = self._as_published(topic, events[place:])
+                    self._is_armed, self.flush_at = True, self._clock() + _LOOK_AGAIN_S
+                    self._wake()
+                    return
+                counters.not_stored.setdefault(error.code, Counter())[topic] += run.count
+
+    def _pieces(
+        self, durable: DurableStream, topic: str, events: list[Event], runs: list[EncodedRun]
+    ) -> Iterator[tuple[int, EncodedRun]]:
+        """Runs that a spool takes, each with the place of its first event.
+
+        Encoding large ones again, in halves, is the price of large events.
+        """
+        at = 0
+        for run in runs:
+            if len(run.data) <= durable.max_run_bytes or run.count == 1:
+                yield at, run
+            else:
+                middle = at + run.count // 2
+                for first, after in ((at, middle), (middle, at + run.count)):
+                    part = events[first:after]
+                    for place, piece in self._pieces(durable, topic, part, self.codec.encode_run(topic, part)[0]):
+                        yield first + place, piece
+            at += run.count
+
+    @staticmethod
+    def _as_published(topic: str, events: list[Event]) -> list[Event | _Addressed]:
+        return [event if event.__class__.__rapini_topic__ == topic else _Addressed(topic, event) for event in events]
 
     def relay(self, routed: Sequence[tuple[EncodedRun, tuple[Session, ...]]], delivery: Delivery, now: float) -> None:
         """Send others' runs to these receivers, in the class in which they came.
@@ -336,15 +435,29 @@ class Publisher:
             left = 1.0 if deadline is None else deadline - self._clock()
             if left <= 0:
                 return
-            self.room.wait(min(left, 1.0))
+            if self.durable is not None and not self.durable.has_room():
+                self.durable.changed.wait(min(left, 0.1))  # either may come first
+            else:
+                self.room.wait(min(left, 1.0))
         if self._error is not None:
             raise self._error
 
+    def flush_if_room(self, now: float) -> None:
+        """Flush, unless that would drop what its publisher would rather wait for; then look again soon."""
+        if self.is_blocked():
+            self.flush_at = now + _LOOK_AGAIN_S
+            return
+        self.flush(now)
+
     def is_blocked(self) -> bool:
         """Block policy: whether a flush now would drop what its publisher would rather wait for."""
-        return bool(self._blocking) and self._full()
+        return (bool(self._blocking) or self.durable is not None) and self._full()
 
     def _full(self) -> bool:
+        if self.durable is not None and not self.durable.has_room():
+            waiting = ((topic, events[0].__class__.__rapini_delivery__) for topic, events in _runs(self._waiting[:]))
+            if any(self._treatment(topic, declared)[0] is Delivery.DURABLE for topic, declared in waiting):
+                return True
         for session in self._sessions.values():
             if session.record is not None and not all(flow.has_room() for flow in session.outbox.flows):
                 break
@@ -415,6 +528,8 @@ class _Addressed:
 
 def _runs(taken: list[Event | _Addressed]) -> Iterable[tuple[str, list[Event]]]:
     """Part what was collected into runs of one type and topic, keeping the order."""
+    if len(taken) == 1 and taken[0].__class__ is not _Addressed:  # nearly always, while events are few
+        return ((taken[0].__class__.__rapini_topic__, taken),)  # type: ignore[union-attr,return-value]
     kinds = set(map(type, taken))
     if len(kinds) == 1 and _Addressed not in kinds:
         return ((kinds.pop().__rapini_topic__, taken),)  # type: ignore[attr-defined,return-value]  # never `_Addressed`

@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 from rapini import limits
 from rapini.events.delivery import Delivery
+from rapini.node.status import PeerInfo
 from rapini.session.intake import Intake
 from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Outbox
 from rapini.session.outcomes import EventsReceived, GapReceived
+from rapini.session.roster import Relation
+from rapini.session.stream import StreamIntake
 
 if TYPE_CHECKING:
+    from rapini.node.durable import Place
     from rapini.node.links import LinkRecord
 
 __all__ = ["Session"]
@@ -50,6 +54,12 @@ class Session:
     """Counts the sessions with this name: numbers of an older one mean nothing to a newer."""
     intakes: tuple[Intake, Intake] = field(default_factory=lambda: (Intake(), Intake()))
     """What has come, by delivery class."""
+    place: Place | None = None
+    """Its place in our durable stream, while it is connected and said where it is."""
+    stream: StreamIntake | None = None
+    """Our place in its durable stream."""
+    durable_acknowledged: int = 0
+    """Durable events that it has taken, over all connections."""
     ack_is_due: bool = False
     credit_used: int = 0
     """Bytes of what came over the present channel and was not taken yet."""
@@ -62,17 +72,34 @@ class Session:
     lost_at: float | None = None
     """When it was lost, in monotonic seconds; its lease counts from here. `None` while it is here or has departed."""
 
+    changed_at: float = 0.0
+    """When it came up, was lost or left; monotonic seconds."""
+    relation: Relation = Relation.FIRST
+    """What the last link that came up was to us."""
+    last_info: PeerInfo | None = None
+    """The peer as it was when its last link came up, for reports while it is away."""
+
     @property
     def has_news(self) -> bool:
         """Whether something was taken that the peer was not told of."""
         best_effort, reliable = self.intakes
-        return best_effort.taken > best_effort.told or reliable.taken > reliable.told
+        if best_effort.taken > best_effort.told or reliable.taken > reliable.told:
+            return True
+        return self.stream is not None and self.stream.told != (self.stream.taken, self.stream.settled)
 
     @property
     def holds_something(self) -> bool:
         """Whether something that came was not taken yet."""
         best_effort, reliable = self.intakes
-        return best_effort.taken < best_effort.position or reliable.taken < reliable.position
+        if best_effort.taken < best_effort.position or reliable.taken < reliable.position:
+            return True
+        return self.stream is not None and self.stream.taken < self.stream.position
+
+    @property
+    def acknowledged_events(self) -> int:
+        """Events that it has taken, of all classes."""
+        place = self.place.acknowledged if self.place is not None else 0
+        return self.outbox.acknowledged + self.durable_acknowledged + place
 
     def greeting(self, cluster: str, node: str, role: str, incarnation: Incarnation) -> Greeting:
         """What we say to this peer: who we are and what we remember of it."""
@@ -151,19 +178,39 @@ class Session:
         """Tell the peer what was taken, if there is news."""
         if self.record is not None and self.has_news:
             taken = [intake.taken for intake in self.intakes]
+            for intake in self.intakes:
+                intake.told = intake.taken
+            if self.stream is not None:
+                self.stream.told = (self.stream.taken, self.stream.settled)
+                taken += self.stream.told
             self.record.link.acknowledge(taken, now)
-            for intake, number in zip(self.intakes, taken, strict=True):
-                intake.told = number
+
+    def came_up(self, record: LinkRecord, now: float) -> None:
+        """Events may flow over this link."""
+        self.record = record
+        self.prefixes = record.prefixes
+        self.relation = record.relation
+        self.last_info = record.info()
+        self.changed_at = now
 
     def lost(self, now: float) -> None:
         """The link is gone without a goodbye."""
         self.record = None
-        self.lost_at = now
+        self.lost_at = self.changed_at = now
+        self._leave_streams()
         self.outbox.channel_lost()
 
-    def departed(self, cause: str) -> None:
+    def departed(self, cause: str, now: float) -> None:
         """Nothing is owed any more: the peer left on purpose, its lease is over, or we leave."""
         self.record = None
         self.is_departed = True
         self.lost_at = None
+        self.changed_at = now
+        self._leave_streams()
+        self.prefixes = ()  # it is owed nothing, from here until it says anew what it wants
         self.outbox.give_up(cause)
+
+    def _leave_streams(self) -> None:
+        if self.place is not None:
+            self.durable_acknowledged += self.place.acknowledged
+        self.place = None

@@ -53,6 +53,9 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Allow `plain` endpoints beyond this machine."""
     debug: bool = False
     """Development mode: check the type of every field of every event at `publish`."""
+    control: str = ""
+    """The socket on which `rapini status` asks this node: a path, `auto` (a path of its own, where `rapini status`
+    looks for it) or `off`. Empty, it is off for programs that use the library, `auto` for the commands of `rapini`."""
     reconnect: Literal["auto", "manual", "never"] = "auto"
     """What to do when a dialled connection ends."""
     delivery: dict[str, DeliveryName] = {}
@@ -73,6 +76,22 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Topic prefixes of events that are forwarded to the other peers that subscribed to them."""
     hop_limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HOP_LIMIT
     """How many relays, ourselves included, an event may have passed when we forward it."""
+    spool: str = ""
+    """Folder for the durable events that this node publishes; made if it is not there."""
+    spool_bytes: Annotated[int, msgspec.Meta(ge=65_536, le=2**50)] = defaults.SPOOL_BYTES
+    """Bound on what is kept there."""
+    spool_fsync: Literal["group", "never"] = "group"
+    """Whether durable events are on disk (fsync) before they are sent, or only in the operating system's hands: then
+    they survive a killed process and not a power cut."""
+    durable_overflow: Literal["drop_oldest", "block"] = "drop_oldest"
+    """What happens when the spool is full of events that absent subscribers are owed."""
+    durable_lease_s: Annotated[float, msgspec.Meta(gt=0)] = defaults.DURABLE_LEASE_S
+    """How long an absent subscriber is owed durable events, counted while this node runs."""
+    durable_subscribers: dict[str, list[str]] = {}
+    """Who is owed durable events from the start, by node name and topic prefixes; others from their first
+    subscription."""
+    keeps_durable: bool = True
+    """Whether this node, as a subscriber, is to be owed the durable events that it misses while it is away."""
     lease_s: _Seconds = defaults.LEASE_S
     """How long what a lost peer is owed is kept for it; after that it is released."""
     stall_timeout_s: _Seconds = defaults.STALL_TIMEOUT_S

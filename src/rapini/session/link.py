@@ -34,6 +34,7 @@ from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataRec
 from rapini.secure.identity import PeerIdentity
 from rapini.session.allowance import Allowance
 from rapini.session.asking import Asking, Heard
+from rapini.session.datagram_channel import LossyChannel
 from rapini.session.flow import Hole
 from rapini.session.messages import (
     PROTOCOL_VERSION,
@@ -61,8 +62,10 @@ from rapini.session.messages import (
     encode_frame,
     pack_durable_frame,
     pack_events_frame,
+    pack_store_frame,
     split_durable_untrusted,
     split_events_untrusted,
+    split_store_untrusted,
 )
 from rapini.session.outcomes import (
     AnswerReceived,
@@ -80,6 +83,7 @@ from rapini.session.outcomes import (
     PositionTold,
     RequestExpired,
     RequestReceived,
+    StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
@@ -92,6 +96,7 @@ __all__ = [
     "AnswerReceived",
     "ChannelOpened",
     "CloseKind",
+    "DurableReceived",
     "EventsAcknowledged",
     "EventsReceived",
     "GapReceived",
@@ -103,8 +108,11 @@ __all__ = [
     "LinkState",
     "LinkUp",
     "PongReceived",
+    "PositionTold",
     "RequestExpired",
     "RequestReceived",
+    "StoreReceived",
+    "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
     "Timing",
@@ -167,6 +175,7 @@ class Link:
         self.asking = Asking(peer_window_bytes=0, own_window_bytes=0)
         """Requests under way; the windows are known when the peer is admitted."""
         self._channel = channel
+        self._lossy = channel if isinstance(channel, LossyChannel) else None
         self._cluster = cluster
         self._subscriptions = subscriptions
         self._subscriptions_version = subscriptions_version
@@ -177,6 +186,9 @@ class Link:
         self._outcomes: list[LinkOutcome] = []
         self._local_greeting: Greeting | None = None
         self._peer_subscribed = False
+        self.holds_ready = False
+        """Whether our `Ready` waits for `ready`."""
+        self._is_ready_said = self._is_ready_heard = False
         self._ping_token = 0
         self._allowance = Allowance(now)
         self._acknowledged = 0
@@ -203,11 +215,20 @@ class Link:
         """Whether this is over."""
         return self.state is LinkState.CLOSED
 
+    @property
+    def is_drained(self) -> bool:
+        """Whether this is over and the connection may be closed, once `data_to_send` is empty: over datagrams, the last
+        words have been acknowledged or given up. Until then it still wants what arrives, and its timer.
+        """
+        return self.is_closed and (self._lossy is None or self._lossy.is_drained)
+
     # -- bytes and time ------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview, now: float) -> None:
-        """Feed bytes of the connection, hostile or not, in order."""
+        """Feed bytes of the connection, hostile or not, in order; over datagrams one of them, in any order."""
         if self.state is LinkState.CLOSED:
+            if self._lossy is not None:
+                self._channel.receive(data, now)  # it has to hear that its last words arrived
             return
         self._channel.receive(data, now)
         self._drain_channel(now)
@@ -221,7 +242,7 @@ class Link:
         self._close(self._how_it_ends(), code, Side.THEIRS, detail)
 
     def data_to_send(self) -> bytes:
-        """Bytes for the connection; empty when there are none."""
+        """Bytes for the connection; empty when there are none. Over datagrams, the next one."""
         return self._channel.data_to_send()
 
     def outcomes(self) -> list[LinkOutcome]:
@@ -232,20 +253,31 @@ class Link:
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, in monotonic seconds."""
         if self.state is LinkState.CLOSED:
-            return None
+            return None if self._lossy is None else self._channel.next_timer()
         if self.state not in (LinkState.UP, LinkState.LEAVING):
             channel = self._channel.next_timer()
             return self._deadline if channel is None else min(self._deadline, channel)
-        return min(
+        heartbeat = min(
             self._last_sent + self._timing.heartbeat_interval_s,
             self._last_heard + self._timing.heartbeat_timeout_s,
             self.asking.next_timer(),
         )
+        if self._lossy is None:
+            return heartbeat
+        channel = self._channel.next_timer()
+        return heartbeat if channel is None else min(heartbeat, channel)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: a heartbeat, or the end of patience."""
         if self.state is LinkState.CLOSED:
+            if self._lossy is not None:
+                self._channel.handle_timer(now)
             return
+        if self._lossy is not None and self.state in (LinkState.UP, LinkState.LEAVING):
+            self._channel.handle_timer(now)
+            self._drain_channel(now)
+            if self.is_closed:
+                return
         if self.state not in (LinkState.UP, LinkState.LEAVING):
             self._channel.handle_timer(now)
             self._drain_channel(now)
@@ -266,6 +298,8 @@ class Link:
         self._last_heard += pause_s
         self._deadline += pause_s
         self.asking.forgive(pause_s)
+        if self._lossy is not None:
+            self._lossy.forgive(pause_s)
 
     # -- intents -------------------------------------------------------------------------------------------------
 
@@ -281,8 +315,13 @@ class Link:
         if self.is_initiator:
             self._send(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, greeting), now)
 
-    def admit(self, epoch: Epoch, now: float) -> None:
+    def admit(self, epoch: Epoch, now: float, *, hold_ready: bool = False) -> None:
         """Admit the peer after `GreetingReceived`; a responder must have called `greet`, and chooses the epoch.
+
+        Args:
+            epoch: Of the session; an initiator's is the one that was offered.
+            now: Monotonic seconds.
+            hold_ready: Say `Ready` only after `ready` was called: there is more state to exchange.
 
         Raises:
             LocalError: `wrong_state`.
@@ -293,6 +332,7 @@ class Link:
             peer_window_bytes=self.greeting.window_bytes, own_window_bytes=self._local_greeting.window_bytes
         )
         self.epoch = epoch
+        self.holds_ready = hold_ready
         self._move(Input.ADMITTED)
         self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
         if not self.is_initiator:
@@ -301,7 +341,22 @@ class Link:
         if self._stream_id:
             self._send(Stream(self._stream_id), now)
         if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
-            self._send(Ready(), now)
+            self._say_ready(now)
+
+    def ready(self, now: float) -> None:
+        """All state that we wait for is here; `Ready` follows as soon as the peer's subscriptions are in force."""
+        self.holds_ready = False
+        if self._peer_subscribed and self.state is LinkState.SYNCING:
+            self._say_ready(now)
+
+    def _say_ready(self, now: float) -> None:
+        if self.holds_ready or self._is_ready_said:
+            return
+        self._is_ready_said = True
+        self._send(Ready(), now)
+        if self._is_ready_heard:
+            self._move(Input.READY)
+            self._outcomes.append(LinkUp())
 
     def refuse(self, code: str, detail: str, now: float, retry_after_s: float = 0.0) -> None:
         """Refuse the peer with a typed reason, and close. One that was up is lost by that."""
@@ -337,17 +392,46 @@ class Link:
         if self.state in (LinkState.SYNCING, LinkState.UP):
             self._send(Subscriptions(version, list(prefixes)), now)
 
-    def send_events(self, delivery: Delivery, first_sequence: int, count: int, batch: bytes, now: float) -> None:
-        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it."""
+    def send_events(
+        self,
+        delivery: Delivery,
+        first_sequence: int,
+        count: int,
+        batch: bytes,
+        now: float,
+        *,
+        is_reliable: bool = False,
+    ) -> None:
+        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it.
+
+        Where the carrier loses datagrams, a batch of `best_effort` may be lost unless `is_reliable`.
+        """
         if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
-            self._channel.send(pack_events_frame(delivery, first_sequence, count, batch))
+            frame = pack_events_frame(delivery, first_sequence, count, batch)
+            if self._lossy is None:
+                self._channel.send(frame)
+            else:
+                is_reliable = is_reliable or delivery is not Delivery.BEST_EFFORT
+                self._lossy.send_frame(frame, now, is_reliable=is_reliable)
         self._last_sent = now
 
     def send_durable(self, after: int, first_sequence: int, count: int, batch: bytes, now: float) -> None:
         """Send events of our durable stream. Only while `is_up`, as `send_events`."""
         if self._channel.is_established:
-            self._channel.send(pack_durable_frame(after, first_sequence, count, batch))
+            frame = pack_durable_frame(after, first_sequence, count, batch)
+            if self._lossy is None:
+                self._channel.send(frame)
+            else:
+                self._lossy.send_frame(frame, now, is_reliable=True)
         self._last_sent = now
+
+    def send_store(self, store: str, data: bytes, now: float) -> None:
+        """Send a message to the peer's replica of a store, once it is admitted."""
+        if self._channel.is_established and self.epoch is not None:
+            self._channel.send(pack_store_frame(store, data))
+            self._last_sent = now
+            if self.state is LinkState.SYNCING:
+                self._deadline = max(self._deadline, now + self._timing.handshake_timeout_s)
 
     def tell_position(self, stream_id: bytes, position: int | None, now: float, *, is_kept: bool) -> None:
         """Answer `StreamAnnounced`, once the peer is admitted: where we are in its stream."""
@@ -393,11 +477,20 @@ class Link:
     # -- the machine ---------------------------------------------------------------------------------------------
 
     def _drain_channel(self, now: float) -> None:
+        if self._lossy is not None:
+            self._last_heard = max(self._last_heard, self._lossy.heard_at)
         for outcome in self._channel.outcomes():
             match outcome:
                 case DataReceived(data=data):
                     self._last_heard = now  # of the peer for certain: what is not protected is anybody's
-                    self._receive_plaintext(data, now)
+                    sole = self._frames.sole_batch_untrusted(data) if self.state is LinkState.UP else None
+                    if sole is None:
+                        self._receive_plaintext(data, now)
+                    else:
+                        delivery, first, count, batch = sole
+                        self._outcomes.append(
+                            EventsReceived(delivery=delivery, first_sequence=first, count=count, batch=batch)
+                        )
                 case HandshakeCompleted(identity=identity, cipher=cipher, version=version, is_resumed=is_resumed):
                     self._move(Input.OPENED)
                     self.identity = identity
@@ -418,6 +511,8 @@ class Link:
                     self._on_events(body)
                 elif kind is FrameKind.DURABLE:
                     self._on_durable(body)
+                elif kind is FrameKind.STORE:
+                    self._on_store(body, now)
                 else:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
@@ -457,6 +552,13 @@ class Link:
                 after=header.after, first_sequence=header.first_sequence, count=header.count, batch=bytes(batch)
             )
         )
+
+    def _on_store(self, body: memoryview, now: float) -> None:
+        self._move(Input.STORE)
+        store, data = split_store_untrusted(body)
+        if self.state is LinkState.SYNCING:  # a large table takes its time, and is a sign of life
+            self._deadline = max(self._deadline, now + self._timing.handshake_timeout_s)
+        self._outcomes.append(StoreReceived(store=store, data=data))
 
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
         # Acknowledgements of something new, gaps, which take credit, and requests, which have a bound of their own, are
@@ -605,11 +707,16 @@ class Link:
         if not self._peer_subscribed:
             self._peer_subscribed = True
             if self.state is LinkState.SYNCING:
-                self._send(Ready(), now)
+                self._say_ready(now)
 
     def _on_ready(self) -> None:
         if not self._peer_subscribed and self.state is LinkState.SYNCING:
             raise _ViolationError("protocol_error", "Ready before Subscriptions")
+        if self._is_ready_heard and self.state is LinkState.SYNCING:
+            raise _ViolationError("protocol_error", "a second Ready")
+        self._is_ready_heard = True
+        if self.state is LinkState.SYNCING and not self._is_ready_said:
+            return  # we wait for state, and say Ready when it is here
         was_leaving = self.state is LinkState.LEAVING
         self._move(Input.READY)
         if not was_leaving:
@@ -642,7 +749,10 @@ class Link:
     def _send(self, body: Body, now: float) -> None:
         if not self._channel.is_established:
             return  # it ended in the middle of what arrived; `ChannelFailed` or `ChannelClosed` follows
-        self._channel.send(encode_frame(body))
+        if self._lossy is None:
+            self._channel.send(encode_frame(body))
+        else:
+            self._lossy.send_frame(encode_frame(body), now, is_reliable=True)
         self._last_sent = now
 
     def _close(self, kind: CloseKind, code: str, side: Side, detail: str, retry_after_s: float = 0.0) -> None:

@@ -7,6 +7,7 @@ those of `EVENTS` and `DURABLE`, which begin with fixed numbers so that a batch 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -47,8 +48,10 @@ __all__ = [
     "encode_frame",
     "pack_durable_frame",
     "pack_events_frame",
+    "pack_store_frame",
     "split_durable_untrusted",
     "split_events_untrusted",
+    "split_store_untrusted",
 ]
 
 PROTOCOL_VERSION: Final = 2
@@ -65,6 +68,7 @@ _DURABLE_BODY: Final = struct.Struct(">QQI")
 
 _NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 """As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
+_IS_NAME: Final = re.compile(rf"{_NAME}\Z").match
 _Name = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^{_NAME}\Z")]
 _OptionalName = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^({_NAME})?\Z")]
 _Incarnation = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -100,6 +104,7 @@ class FrameKind(IntEnum):
     DURABLE = 15
     REQUEST = 16
     RESPONSE = 17
+    STORE = 18
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -282,6 +287,8 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.RESPONSE: Response,
 }
 _DELIVERIES: Final = tuple(Delivery)
+_EVENTS_KIND: Final = int(FrameKind.EVENTS)
+"""As a plain number: comparing and packing an enum's member takes longer."""
 _BY_NUMBER: Final = {int(kind): kind for kind in FrameKind}
 _KINDS: Final = {body: kind for kind, body in _BODIES.items()}
 _DECODERS: Final = {kind: msgspec.msgpack.Decoder(body) for kind, body in _BODIES.items()}
@@ -298,8 +305,7 @@ def encode_frame(body: Body) -> bytes:
 
 def pack_events_frame(delivery: int, first_sequence: int, count: int, batch: bytes) -> bytes:
     """An `EVENTS` frame around an encoded batch."""
-    size = len(batch) + 1 + _EVENTS_BODY.size
-    return _EVENTS.pack(size, FrameKind.EVENTS, delivery, first_sequence, count) + batch
+    return _EVENTS.pack(len(batch) + 1 + _EVENTS_BODY.size, _EVENTS_KIND, delivery, first_sequence, count) + batch
 
 
 def split_events_untrusted(body: memoryview) -> tuple[EventsHeader, memoryview]:
@@ -337,9 +343,33 @@ def split_durable_untrusted(body: memoryview) -> tuple[DurableHeader, memoryview
     after, first_sequence, count = _DURABLE_BODY.unpack_from(body)
     if count > min(len(body), limits.MAX_BATCH_EVENTS):
         raise DecodeError("bad_frame", f"{count} events in {len(body)} bytes")
-    if first_sequence + count > _MAX_COUNT or after > first_sequence:
+    if first_sequence + count > _MAX_COUNT or after > first_sequence + max(0, count - 1):
         raise DecodeError("bad_frame", f"events from number {first_sequence} after {after}")
     return DurableHeader(after, first_sequence, count), body[_DURABLE_BODY.size :]
+
+
+def pack_store_frame(store: str, data: bytes) -> bytes:
+    """A `STORE` frame: a message between the replicas of one store."""
+    name = store.encode()
+    return _HEAD.pack(2 + len(name) + len(data), FrameKind.STORE) + bytes((len(name),)) + name + data
+
+
+def split_store_untrusted(body: memoryview) -> tuple[str, bytes]:
+    """Part the body of a `STORE` frame into the store's name and the message.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    size = body[0] if body else 0
+    if not 0 < size < len(body) - 1 or len(body) - 1 - size > limits.MAX_STORE_MESSAGE_BYTES:
+        raise DecodeError("bad_frame", "a STORE frame without a name or a message, or too large")
+    try:
+        name = str(body[1 : 1 + size], "utf-8")
+    except UnicodeDecodeError:
+        raise DecodeError("bad_frame", "a STORE frame whose name is no text") from None
+    if not _IS_NAME(name):
+        raise DecodeError("bad_frame", "a STORE frame for what cannot be a store")
+    return name, bytes(body[1 + size :])
 
 
 def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:
@@ -368,6 +398,26 @@ class FrameReader:
     def kept_bytes(self) -> int:
         """Bytes of an unfinished frame."""
         return len(self._kept)
+
+    def sole_batch_untrusted(self, data: bytes) -> tuple[Delivery, int, int, bytes] | None:
+        """Class, first number, count and batch, if `data` is one sound `EVENTS` frame and no more; changes nothing.
+
+        Nearly always so while events are few, and what counts then is delay: a call in place of ten. `None` is no
+        verdict: whatever else arrives, faults included, is for `frames_untrusted`.
+        """
+        if self._kept or len(data) <= _EVENTS.size:
+            return None
+        size, kind, delivery, first_sequence, count = _EVENTS.unpack_from(data)
+        if size + 4 != len(data) or kind != _EVENTS_KIND or size > self.max_frame_bytes:
+            return None
+        if (
+            delivery >= len(_DELIVERIES)
+            or count >= size
+            or count > limits.MAX_BATCH_EVENTS
+            or first_sequence + count > _MAX_COUNT
+        ):
+            return None
+        return _DELIVERIES[delivery], first_sequence, count, data[_EVENTS.size :]
 
     def frames_untrusted(self, data: bytes) -> Iterator[tuple[FrameKind, memoryview]]:
         """Add plaintext and yield the frames that are complete.

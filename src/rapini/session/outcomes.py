@@ -29,6 +29,7 @@ __all__ = [
     "PositionTold",
     "RequestExpired",
     "RequestReceived",
+    "StoreReceived",
     "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
@@ -141,6 +142,13 @@ class DurableReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batch: bytes
 
 
+class StoreReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A message for our replica of a store."""
+
+    store: str
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PongReceived:
     """The peer answered a `Link.ping`."""
@@ -202,6 +210,7 @@ LinkOutcome = (
     | StreamAnnounced
     | PositionTold
     | DurableReceived
+    | StoreReceived
     | PongReceived
     | RequestReceived
     | AnswerReceived

@@ -44,6 +44,7 @@ class Input(Enum):
     DURABLE = "Durable"
     REQUEST = "Request"
     RESPONSE = "Response"
+    STORE = "Store"
     PING = "Ping"
     PONG = "Pong"
     GOODBYE = "Goodbye"
@@ -71,7 +72,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.UP, i.LEAVE): s.LEAVING,
     }
     for state in (s.JUDGING, s.SYNCING, s.UP, s.LEAVING):
-        for ready in (i.PING, i.PONG):
+        for ready in (i.PING, i.PONG, i.STORE):
             table[state, ready] = state
         table[state, i.GOODBYE] = s.CLOSED
         table[state, i.REJECT] = s.CLOSED

@@ -92,8 +92,8 @@ class StreamIntake:
 
         A subscriber may have committed a position inside a record: the publisher sends the whole record again.
         """
-        end = max(after, first + count)
-        if after > self.position or first < after or end < self.position:
+        end = first + count
+        if after > self.position or end < after or end < self.position:
             return None
         known = min(count, max(0, self.position - first))
         start, self.position = self.position, end

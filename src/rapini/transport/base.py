@@ -13,9 +13,10 @@ its connections is called under that lock; the I/O thread waits in `selector.sel
         for outcome in transport.outcomes(): ...
         timeout = 0 if transport.has_more else transport.next_timer() - clock()
 
-`has_more` must be honoured: 0MQ's descriptors are edge-triggered, so what a bounded turn left behind announces itself
-no second time. Other threads may send, dial, abort and listen under the lock; where that leaves something for the I/O
-thread to do, the transport calls the `wake` it was made with, and `outcomes()` must then be called soon.
+`has_more` must be asked after every `outcomes()` and be honoured: 0MQ's descriptors are edge-triggered, so what a
+bounded turn left behind announces itself no second time. Other threads may send, dial, abort and listen under the lock;
+where that leaves something for the I/O thread to do, the transport calls the `wake` it was made with, and `outcomes()`
+must then be called soon.
 
 The life of a connection, as outcomes::
 

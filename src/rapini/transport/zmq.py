@@ -67,6 +67,7 @@ class ZmqTransport:
         self._listeners: dict[str, ZmqListener] = {}
         self._sources: dict[Source, None] = {}
         self._dirty: dict[Source, None] = {}
+        self._unsettled: dict[Source, None] = {}
         self._timers: dict[Source, float] = {}
 
     # --- the node's side ---------------------------------------------------------------------------------------------
@@ -105,8 +106,9 @@ class ZmqTransport:
         now = self.clock()
         self._is_awake = True
         out, self.pending = self.pending, []
-        for source in [s for s, timer in self._timers.items() if timer <= now]:
-            self._dirty[source] = None
+        if self._timers:
+            for source in [s for s, timer in self._timers.items() if timer <= now]:
+                self._dirty[source] = None
         dirty, self._dirty = self._dirty, {}
         for source in dirty:
             if source in self._sources and source.work(now, out):
@@ -116,12 +118,16 @@ class ZmqTransport:
 
     @property
     def has_more(self) -> bool:
-        """See `base.Transport.has_more`."""
+        """See `base.Transport.has_more`. Sources that read one message and did not look for another do so now."""
+        while self._unsettled:
+            source, _ = self._unsettled.popitem()
+            if source in self._sources and not source.is_settled():
+                self._dirty[source] = None
         return bool(self._dirty or self.pending)
 
     def next_timer(self) -> float | None:
         """See `base.Transport.next_timer`."""
-        return min(self._timers.values(), default=None)
+        return min(self._timers.values()) if self._timers else None
 
     def close(self) -> None:
         """See `base.Transport.close`."""
@@ -166,6 +172,10 @@ class ZmqTransport:
         """A send may have swallowed the edge: if there is something to read, see that it is read."""
         if source not in self._dirty and int(socket.getsockopt(EVENTS)) & events:
             self._needs_turn(source)
+
+    def settle_later(self, source: Source) -> None:
+        """A source has read what is probably all: it will be asked when its owner has acted on that (`has_more`)."""
+        self._unsettled[source] = None
 
     def wake_up(self) -> None:
         """Ask for `outcomes()` to be called soon. Its callers inside that call need not: they are in time."""

@@ -107,6 +107,7 @@ class ZmqDialled(Connection):
         "_fd",
         "_inode",
         "_is_broken_off",
+        "_is_lull",
         "_is_parked",
         "_left_at",
         "_monitor",
@@ -127,6 +128,7 @@ class ZmqDialled(Connection):
         self._left_at = 0.0
         self._close_at: float | None = None
         self._is_parked = False
+        self._is_lull = True  # see `ZmqListener`
         self._is_broken_off = False
         self._started_at = transport.clock()
         timeout_s = transport.options.connect_timeout_s
@@ -149,11 +151,12 @@ class ZmqDialled(Connection):
 
     def send(self, data: bytes) -> SendResult:
         """See `base.Connection.send`."""
-        if self._close_at is not None or self._state in {State.LEAVING, State.ENDED}:
+        state = self._state  # compared by `is`: a set of an enum's members calls Python to hash each
+        if self._close_at is not None or state is State.LEAVING or state is State.ENDED:
             return SendResult.GONE
         if len(data) > self._transport.options.max_message_bytes:
             raise LocalError("too_large", f"a message of {len(data)} bytes is larger than a carrier takes")
-        if self._state is not State.OPEN:
+        if state is not State.OPEN:
             self._is_parked = True
             return SendResult.PARKED
         counters = self._transport.counters
@@ -194,7 +197,7 @@ class ZmqDialled(Connection):
     def work(self, now: float, out: list[TransportOutcome]) -> bool:
         """One turn; returns whether there is more to do at once."""
         self._read_monitor(now, out)
-        if self._state not in {State.OPEN, State.LEAVING}:
+        if self._state is not State.OPEN and self._state is not State.LEAVING:
             if self._deadline is not None and now >= self._deadline:
                 self._fail(now, out)
             return False
@@ -278,14 +281,21 @@ class ZmqDialled(Connection):
 
     def _read_messages(self, out: list[TransportOutcome]) -> bool:
         """Read messages within a turn's bounds; returns whether the end was reached."""
+        is_lull, self._is_lull = self._is_lull and self._state is State.OPEN, False
         receive, counters = self._dealer.recv, self._transport.counters
         left_bytes = TURN_BYTES
         for number in range(TURN_MESSAGES):
+            if number == 1 and is_lull:
+                self._is_lull = True
+                self._transport.settle_later(self)
+                return True
             if number and not self._poll() & POLLIN:  # an `Again` costs three times as much as asking
+                self._is_lull = number == 1
                 return True
             try:
                 frame = receive(DONTWAIT, copy=False)
             except zmq.Again:
+                self._is_lull = True
                 return True
             size = len(frame)
             if frame.more or not size:
@@ -302,6 +312,11 @@ class ZmqDialled(Connection):
             if left_bytes <= 0:
                 return False
         return False
+
+    def is_settled(self) -> bool:
+        """After `settle_later`: whether there was no other message to read."""
+        self._is_lull = not self._poll() & POLLIN
+        return self._is_lull
 
     def _poll(self) -> int:
         return int(self._dealer.getsockopt(EVENTS))

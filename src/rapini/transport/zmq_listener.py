@@ -105,6 +105,8 @@ class ZmqListener:
         self._watch_at: float | None = None
         self._has_news = True
         """Whether the monitor may have something to read."""
+        self._is_lull = True
+        """Whether messages come one by one. Then whether another waits is asked when this one is dealt with."""
         self._is_timed = False
         """Whether the transport holds a timer of ours."""
         self._router = zmq_socket(transport.context, zmq.ROUTER, transport.options)
@@ -249,15 +251,22 @@ class ZmqListener:
 
     def _read_messages(self, now: float, out: list[TransportOutcome]) -> bool:
         """Read messages within a turn's bounds; returns whether the end was reached."""
+        is_lull, self._is_lull = self._is_lull and not self._leaving, False
         receive, by_id, counters = self._router.recv, self._by_id, self.transport.counters
         unread_bytes = TURN_BYTES
         look = self._router.getsockopt
         for number in range(TURN_MESSAGES):
+            if number == 1 and is_lull:
+                self._is_lull = True
+                self.transport.settle_later(self)
+                return True
             if number and not int(look(EVENTS)) & POLLIN:  # an `Again` costs three times as much as asking
+                self._is_lull = number == 1
                 return True
             try:
                 routing_id = receive(DONTWAIT)
             except zmq.Again:
+                self._is_lull = True
                 return True
             frame = receive(DONTWAIT, copy=False)
             self._reads += 1
@@ -280,6 +289,11 @@ class ZmqListener:
             if unread_bytes <= 0:
                 return False
         return False
+
+    def is_settled(self) -> bool:
+        """After `settle_later`: whether there was no other message to read."""
+        self._is_lull = not int(self._router.getsockopt(EVENTS)) & POLLIN
+        return self._is_lull
 
     def _skip_parts(self, frame: zmq.Frame) -> None:
         """Messages of several parts arrive whole, so this never waits; `_keep_time` bounds how many there can be."""

@@ -40,7 +40,7 @@ def test_help_names_every_command_and_imports_none(tmp_path: Path) -> None:
     assert imported == {f"rapini.cli.{name}" for name in ("root", "commands", "diagnostics", "failures")}
 
 
-@pytest.mark.parametrize("command", ["ca", "publish", "tail", "completion"])
+@pytest.mark.parametrize("command", ["ca", "publish", "tail", "status", "completion"])
 def test_every_commands_help_has_an_example(command: str, tmp_path: Path) -> None:
     done = rapini(command, "--help", cwd=tmp_path)
     assert done.status == 0

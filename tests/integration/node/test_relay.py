@@ -183,7 +183,9 @@ def test_a_ring_does_not_turn(keys: Keys) -> None:
         cut = [relay.counters().relay_cut for relay in relays]
         assert sum(each.get("duplicate", 0) for each in cut) > 0
         assert all(set(each) <= {"duplicate"} for each in cut)
-        assert sum(sum(relay.counters().received.values()) for relay in relays) <= 50 * (7 + 6)  # by each link once each way
+        assert sum(sum(relay.counters().received.values()) for relay in relays) <= 50 * (
+            7 + 6
+        )  # by each link once each way
 
 
 def test_own_events_that_come_back_are_dropped(keys: Keys) -> None:

@@ -331,6 +331,19 @@ def test_a_stopped_process_does_not_delay_another_peer(kind: str) -> None:
             child.stdout.close()
 
 
+def test_no_message_of_a_burst_waits_for_the_next_burst(kind: str) -> None:
+    """Where messages come one by one, 0MQ's sources ask for another only when the owner asks whether there is more."""
+    with drivers(kind, 2) as (server, client):
+        accepted, dialled = joined(server, client)
+        for burst in (1, 1, 2, 1, 1, 3, 1, 300, 1, 1, 2, 2, 1, 5):
+            for sender, receiver, source in ((dialled, server, accepted), (accepted, client, dialled)):
+                for number in range(burst):
+                    while sender.send(b"%064d" % number) is not SendResult.SENT:
+                        run_for([server, client], 0.005)
+                run([server, client], lambda r=receiver, s=source, b=burst: len(b"".join(r.data[s])) == 64 * b)
+                receiver.data[source].clear()
+
+
 def test_a_send_from_another_thread_leaves_no_message_unread(kind: str) -> None:
     """0MQ's descriptor is edge-triggered, and a send may swallow the edge; the wake-up makes good for it.
 

@@ -32,7 +32,13 @@ class Desk:
         self.taken: list[ReceivedBatch] = []
 
     def put(self, data: bytes, count: int, *, peer: str = "peer") -> None:
-        batch = ReceivedBatch(
+        self.inbox.put(self._batch(data, count, peer))
+
+    def hold(self, data: bytes, count: int) -> None:
+        self.inbox.hold(self._batch(data, count, "peer"))
+
+    def _batch(self, data: bytes, count: int, peer: str) -> ReceivedBatch:
+        return ReceivedBatch(
             peer=peer,
             epoch=2,
             generation=1,
@@ -42,7 +48,6 @@ class Desk:
             data=data,
             taken=self.taken.append,
         )
-        self.inbox.put(batch)
 
     def runs(self) -> list[EventRun]:
         item = self.inbox.get(0)
@@ -69,6 +74,40 @@ def test_batches_and_statuses_come_in_the_order_they_were_put() -> None:
     ]
     assert desk.inbox.is_ended
     assert desk.inbox.get(None) is None
+
+
+def test_what_is_held_comes_before_whatever_is_put_after_it() -> None:
+    desk = Desk("")
+    desk.hold(notes(1), 1)
+    assert desk.inbox.get(0) is None
+    desk.hold(notes(2), 1)  # the first is let go
+    assert [list(run.events) for run in desk.runs()] == [[Note(1)]]
+    assert desk.inbox.get(0) is None
+    desk.inbox.put_status(LOST)
+    desk.hold(notes(3), 1)
+    desk.inbox.release()
+    desk.inbox.release()
+    desk.hold(notes(4), 1)
+    desk.inbox.end()
+    items = list(desk.inbox.items(None))
+    assert [[list(run.events) for run in item] if isinstance(item, list) else item for item in items] == [
+        [[Note(2)]],
+        LOST,
+        [[Note(3)]],
+        [[Note(4)]],
+    ]
+
+
+def test_a_release_wakes_an_event_loop_and_a_hold_does_not() -> None:
+    desk, calls = Desk(""), []
+    desk.inbox.on_put = lambda: calls.append(desk.inbox.get(0))
+    desk.hold(notes(1), 1)
+    assert not calls
+    desk.inbox.release()
+    assert len(calls) == 1
+    assert isinstance(calls[0], list)
+    desk.inbox.release()
+    assert len(calls) == 1
 
 
 def test_a_batch_counts_as_taken_when_the_consumer_gets_it() -> None:

@@ -104,7 +104,7 @@ def test_a_lost_peers_events_are_dropped_under_its_name_and_nobody_elses() -> No
 
 def test_to_a_departed_peer_nothing_is_owed() -> None:
     peers = Peerage("a")
-    peers.sessions["a"].departed("peer_left")
+    peers.sessions["a"].departed("peer_left", 1000.0)
     peers.publish(Tick(1))
     assert (peers.sessions["a"].outbox.dropped, peers.counters.unrouted) == ({}, {"pub/tick": 1})
 

@@ -1,0 +1,319 @@
+"""The account of a storm: what publishers wrote down as they published, against what receivers wrote down as they took.
+
+Every event is (origin, life, number): who made it, in which of its lives (starts of the process), the how manieth.
+Each process appends to a file of its own, one line a fact, which survives SIGKILL (see `tests.programs.ledger_child`):
+
+    L name life                     a process has started
+    i life first count              a publisher is about to publish these
+    a life after                    `publish()` has returned for all numbers before `after`
+    c|f life acknowledged {causes}  its counters, now and then (c), or when all was settled at the end (f)
+    e origin life number peer epoch a receiver took this event
+    s peer state epoch code         a receiver saw this status; in order with its events
+    g origin life count reason      a receiver was told of a gap; in order with its events
+
+The checker (`Account`) then says of each life how many events were lost, repeated, out of order, or received though
+nobody published them, and whether counters or gaps cover the losses *exactly*. A torn last line (the process died in
+`write`) is a fact that was not written; the next life cuts it off (`mend`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Final
+
+__all__ = [
+    "Account",
+    "Delivery",
+    "LifeAccount",
+    "accepted_line",
+    "gap_line",
+    "intended_line",
+    "life_line",
+    "mend",
+    "order_faults",
+    "snapshot_line",
+    "status_line",
+    "taken_line",
+]
+
+_IN_DOUBT: Final = "unacknowledged"
+"""A drop of which the sender cannot say whether it arrived: its receiver never came back as the same."""
+
+_UP: Final = frozenset({"up", "resumed", "restarted"})
+_DOWN: Final = frozenset({"lost", "left"})
+
+
+def life_line(name: str, life: int) -> str:
+    """A process has started."""
+    return f"L {name} {life}\n"
+
+
+def intended_line(life: int, first: int, count: int) -> str:
+    """A publisher is about to publish `count` events from number `first` on."""
+    return f"i {life} {first} {count}\n"
+
+
+def accepted_line(life: int, after: int) -> str:
+    """`publish()` has returned for all numbers before `after`."""
+    return f"a {life} {after}\n"
+
+
+def snapshot_line(life: int, *, acknowledged: int, counted: Mapping[str, int], is_final: bool) -> str:
+    """A publisher's counters: events acknowledged, and those dropped by cause."""
+    causes = json.dumps({cause: count for cause, count in counted.items() if count}, separators=(",", ":"))
+    return f"{'f' if is_final else 'c'} {life} {acknowledged} {causes}\n"
+
+
+def taken_line(origin: str, life: int, number: int, peer: str, epoch: int) -> str:
+    """A receiver took an event."""
+    return f"e {origin} {life} {number} {peer} {epoch}\n"
+
+
+def status_line(peer: str, state: str, epoch: int, code: str) -> str:
+    """A receiver saw a status."""
+    return f"s {peer or '-'} {state} {epoch} {code or '-'}\n"
+
+
+def gap_line(origin: str, life: int, count: int, reason: str) -> str:
+    """A receiver was told that so many events are missing."""
+    return f"g {origin} {life} {count} {reason}\n"
+
+
+def mend(path: Path) -> None:
+    """Cut off a torn last line, before the next life appends to the file."""
+    data = path.read_bytes() if path.exists() else b""
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        os.truncate(path, whole)
+
+
+def _facts(path: Path) -> Iterable[list[str]]:
+    *whole, _torn = path.read_text(encoding="utf-8").split("\n")
+    for line in whole:
+        yield line.split(" ")
+
+
+class Delivery(Enum):
+    """What was promised, and so what the account must show."""
+
+    BEST_EFFORT = "best_effort"
+    """Losses are allowed and counted, at most once, in order."""
+    RELIABLE = "reliable"
+    """As long as both incarnations live: no loss but what a gap covers, once, in order."""
+    DURABLE = "durable"
+    """No accepted event is lost, over all lives; once at a receiver that commits its position; in order."""
+    AT_LEAST_ONCE = "at_least_once"
+    """No accepted event is lost; repetitions are allowed (the control's promise)."""
+
+
+@dataclass(slots=True, kw_only=True)
+class LifeAccount:
+    """One life of one publisher, as both sides wrote it down."""
+
+    origin: str
+    life: int
+    intended: int = 0
+    """Events that `publish()` was or would have been called for."""
+    accepted: int = 0
+    """Events that `publish()` has returned for."""
+    acknowledged: int = 0
+    """By the last snapshot."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """Drops by cause, by the last snapshot."""
+    is_settled: bool = False
+    """Whether that snapshot was the final one. A killed life has none."""
+    received: set[int] = field(default_factory=set)
+    duplicated: int = 0
+    reordered: int = 0
+    invented: int = 0
+    """Received with a number that was never intended."""
+    gaps: dict[str, int] = field(default_factory=dict)
+    """Missing events that the receiver was told of, by reason."""
+    newest: int = -1
+
+    @property
+    def lost(self) -> int:
+        """Accepted events that were not received."""
+        return self.accepted - sum(1 for number in self.received if number < self.accepted)
+
+    def take(self, number: int) -> None:
+        """The receiver took this number."""
+        if number in self.received:
+            self.duplicated += 1
+            return
+        self.received.add(number)
+        if number < self.newest:
+            self.reordered += 1
+        self.newest = max(self.newest, number)
+
+    def faults(self, delivery: Delivery) -> list[str]:
+        """Where what happened is not what was promised; empty if it is."""
+        told = [f"{count} {what}" for count, what in ((self.invented, "that nobody published"),) if count]
+        if delivery is not Delivery.AT_LEAST_ONCE:
+            told += [f"{self.duplicated} twice"] if self.duplicated else []
+            told += [f"{self.reordered} out of order"] if self.reordered else []
+        match delivery:
+            case Delivery.BEST_EFFORT:
+                told += self._uncounted()
+            case Delivery.RELIABLE:
+                covered = sum(self.gaps.values())
+                if self.is_settled and self.lost != covered:
+                    told.append(f"{self.lost} lost, gaps for {covered}")
+            case Delivery.DURABLE | Delivery.AT_LEAST_ONCE:
+                told += [f"{self.lost} accepted and lost"] if self.lost else []
+        return [f"{self.origin} life {self.life}: {what}" for what in told]
+
+    def _uncounted(self) -> list[str]:
+        """Whether the publisher's counters explain every loss.
+
+        Of a settled life they must, to the event. Of a killed one they are as old as the last snapshot: what was
+        acknowledged then must have arrived, what was dropped then must not, and what was neither died with it.
+        """
+        received = len(self.received)
+        doubt = self.counted.get(_IN_DOUBT, 0)
+        dropped = sum(self.counted.values()) - doubt
+        if self.is_settled:
+            expected = self.accepted - dropped
+            if not expected - doubt <= received <= expected:
+                return [f"{self.accepted} published, {received} received, {dropped} counted, {doubt} in doubt"]
+            return []
+        if received < self.acknowledged:
+            return [f"{self.acknowledged} acknowledged, {received} received"]
+        if received > self.intended - dropped:
+            return [f"{self.intended} intended, {dropped} counted as dropped, and yet {received} received"]
+        return []
+
+
+class Account:
+    """All lives of all publishers, from the files.
+
+    Args:
+        publishers: Their ledgers, by name; each holds all lives of its publisher.
+        receiver: The receiver's ledger, all its lives.
+    """
+
+    def __init__(self, publishers: Mapping[str, Path], receiver: Path) -> None:
+        self.lives: dict[tuple[str, int], LifeAccount] = {}
+        for name, path in publishers.items():
+            self._read_publisher(name, path)
+        self._read_receiver(receiver)
+
+    def _of(self, origin: str, life: int) -> LifeAccount:
+        return self.lives.setdefault((origin, life), LifeAccount(origin=origin, life=life))
+
+    def _read_publisher(self, name: str, path: Path) -> None:
+        for fact in _facts(path):
+            match fact:
+                case ["L", _, life]:
+                    self._of(name, int(life))
+                case ["i", life, first, count]:
+                    self._of(name, int(life)).intended = int(first) + int(count)
+                case ["a", life, after]:
+                    self._of(name, int(life)).accepted = int(after)
+                case [("c" | "f") as kind, life, acknowledged, causes]:
+                    account = self._of(name, int(life))
+                    account.acknowledged = int(acknowledged)
+                    account.counted = json.loads(causes)
+                    account.is_settled = kind == "f"
+                case ["s", *_]:
+                    pass
+                case _:
+                    raise ValueError(f"not a publisher's line: {' '.join(fact)}")
+
+    def _read_receiver(self, path: Path) -> None:
+        for fact in _facts(path):
+            match fact:
+                case ["e", origin, life, number, _, _]:
+                    account = self._of(origin, int(life))
+                    if int(number) >= account.intended:
+                        account.invented += 1
+                    else:
+                        account.take(int(number))
+                case ["g", origin, life, count, reason]:
+                    gaps = self._of(origin, int(life)).gaps
+                    gaps[reason] = gaps.get(reason, 0) + int(count)
+                case ["s", *_] | ["L", *_]:
+                    pass
+                case _:
+                    raise ValueError(f"not a receiver's line: {' '.join(fact)}")
+
+    def faults(self, delivery: Delivery) -> list[str]:
+        """Where what happened is not what was promised; empty if it is."""
+        return [fault for life in self.lives.values() for fault in life.faults(delivery)]
+
+    @property
+    def published(self) -> int:
+        """Events accepted, of all lives."""
+        return sum(life.accepted for life in self.lives.values())
+
+    @property
+    def received(self) -> int:
+        """Different events received, of all lives."""
+        return sum(len(life.received) for life in self.lives.values())
+
+    @property
+    def lost(self) -> int:
+        """Accepted events not received, of all lives."""
+        return sum(life.lost for life in self.lives.values())
+
+    @property
+    def duplicated(self) -> int:
+        """Events received once more, of all lives."""
+        return sum(life.duplicated for life in self.lives.values())
+
+    def counted(self) -> dict[str, int]:
+        """Drops that the publishers counted, by cause, by each life's last snapshot."""
+        total: dict[str, int] = {}
+        for life in self.lives.values():
+            for cause, count in life.counted.items():
+                total[cause] = total.get(cause, 0) + count
+        return total
+
+    def summary(self) -> dict[str, object]:
+        """The whole account in one object, for reports."""
+        return {
+            "lives": len(self.lives),
+            "published": self.published,
+            "received": self.received,
+            "lost": self.lost,
+            "duplicated": self.duplicated,
+            "reordered": sum(life.reordered for life in self.lives.values()),
+            "counted": self.counted(),
+            "settled": sum(life.is_settled for life in self.lives.values()),
+        }
+
+
+def order_faults(receiver: Path) -> list[str]:
+    """Where a receiver saw statuses and events of a peer in an order that is not allowed; empty if nowhere.
+
+    Events of epoch n come after the status that says it is up and before the one that says it is gone; of no epoch
+    after that of a newer one; and an epoch is gone before the next is up.
+    """
+    up: dict[str, int] = {}  # peers whose epoch is up
+    newest: dict[str, int] = {}
+    told: list[str] = []
+    for number, fact in enumerate(_facts(receiver), 1):
+        match fact:
+            case ["L", *_]:  # the receiver has started anew: it saw nothing of what was
+                up.clear()
+                newest.clear()
+            case ["s", peer, state, epoch, _] if state in _UP:
+                if peer in up:
+                    told.append(f"line {number}: {peer} {state} {epoch}, and epoch {up[peer]} was not gone")
+                if int(epoch) <= newest.get(peer, 0):
+                    told.append(f"line {number}: {peer} {state} {epoch} after epoch {newest[peer]}")
+                up[peer] = newest[peer] = int(epoch)
+            case ["s", peer, state, epoch, _] if state in _DOWN:
+                if up.pop(peer, None) != int(epoch):
+                    told.append(f"line {number}: {peer} {state} {epoch}, which was not up")
+            case ["e", _, _, _, peer, epoch]:
+                if up.get(peer) != int(epoch):
+                    told.append(f"line {number}: an event of {peer}, epoch {epoch}, while {up.get(peer)} was up")
+            case _:  # gaps, and statuses of peers that are on their way up
+                pass
+    return told

@@ -1,0 +1,32 @@
+"""What the ledger's publishers say: one event type for each delivery class, alike but for that.
+
+The payload alone tells who made an event (origin), in which of its lives, and the how manieth it was. So the account
+needs nothing of what is tested: no epoch, no sequence number, no name that the node put there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rapini import Event
+
+__all__ = ["ENTRIES", "PREFIX", "BestEffortEntry", "Entry"]
+
+PREFIX: Final = "ledger/"
+
+
+class Entry(Event):
+    """One entry of a publisher's ledger."""
+
+    origin: str
+    life: int
+    number: int
+    pad: bytes = b""
+
+
+class BestEffortEntry(Entry, topic="ledger/best_effort"):
+    """May be dropped; every drop is counted."""
+
+
+ENTRIES: Final[dict[str, type[Entry]]] = {"best_effort": BestEffortEntry}
+"""The event type of each delivery class; a class of delivery joins the storm by an entry here."""
