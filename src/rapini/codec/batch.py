@@ -283,12 +283,12 @@ class Codec:
             room -= len(decoded[-1].events) + len(decoded[-1].bad)
         return decoded
 
-    def split_batch_untrusted(self, data: bytes | memoryview) -> tuple[list[Transit], int]:
+    def split_batch_untrusted(self, data: bytes | memoryview, *, numbered: bool = True) -> tuple[list[Transit], int]:
         """Part a batch into its runs, for a relay: their events are not decoded, and views of `data`.
 
         Returns:
             The runs, and how many others were dropped because they cannot be forwarded: without a number or a proper
-            name, topic, origin or count.
+            name, topic, origin or count. Those without a number are kept if not `numbered`.
 
         Raises:
             DecodeError: `not_a_batch`.
@@ -306,7 +306,7 @@ class Codec:
                 hops=run.hops,
             )
             for run in runs
-            if run.first >= 0
+            if (run.first >= 0 or not numbered)
             and not self._fault(run)
             and 0 < run.count <= min(len(run.events), _MAX_EVENTS)
             and run.count == _announced(run.events)

@@ -62,7 +62,7 @@ class CountersSnapshot:
     relayed: Mapping[str, int]
     """Events of others that were sent on to somebody, by topic; each once, whatever the number of receivers."""
     relay_cut: Mapping[str, int]
-    """Events that were not sent on, by cause: `own`, `duplicate`, `hop_limit`, `bad_run`."""
+    """Events that were not sent on, by cause: `own`, `duplicate`, `hop_limit`, `bad_run`, `durable`."""
     repeated: Mapping[str, int]
     """Received events that were not delivered because they had come before by another way, or were our own: by the
     peer that repeated them. Each consumer (`events()`, callbacks) counts for itself."""

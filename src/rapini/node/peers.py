@@ -204,6 +204,8 @@ class Peers:
         if isinstance(outcome, StoreReceived):
             self.stores.receive(record, outcome, now)
         else:
+            if isinstance(outcome, DurableReceived) and outcome.count and self._relay is not None:
+                self._relay.skip_durable(outcome.batch, outcome.count)
             self.durables.handle(record, outcome, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:

@@ -10,7 +10,8 @@ relays it has passed. It is not sent back to whom it came from nor to whom publi
 * `own`: we published it ourselves;
 * `duplicate`: it was forwarded before (`session.seen`);
 * `hop_limit`: it has passed as many relays as are allowed, which ends what the memory of `seen` might let through;
-* `bad_run`: it has no number, or no proper origin.
+* `bad_run`: it has no number, or no proper origin;
+* `durable`: durable events are not forwarded (their numbers are their publisher's stream's, which ends here).
 
 Delivery is promised hop by hop: an acknowledgement says that the relay took an event, not that the last receiver did.
 What the relay has to drop becomes a gap at its receiver as any other; what was lost before it came here is told on as a
@@ -20,6 +21,7 @@ to a receiver, one may bring what another tells as a gap.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
 from typing import Final
@@ -37,6 +39,8 @@ from rapini.session.outcomes import GapReceived
 from rapini.session.seen import Seen
 
 __all__ = ["Relay"]
+
+_log = logging.getLogger("rapini.node")
 
 _BAD_RUN: Final = "bad_run"
 _UPSTREAM: Final = re.compile(r"upstream_(\d{1,3})", re.ASCII)
@@ -87,6 +91,19 @@ class Relay:
                 self._route(run, session, cut, routed)
         if routed:
             self._publisher.relay(routed, delivery, now)
+
+    def skip_durable(self, data: bytes, count: int) -> None:
+        """Durable events have come: count those that would have been forwarded in another class."""
+        try:
+            runs, _ = self._publisher.codec.split_batch_untrusted(data, numbered=False)
+        except DecodeError:
+            self._counters.relay_cut[_BAD_RUN] += count
+            return
+        skipped = sum(run.count for run in runs if run.topic.startswith(self._prefixes))
+        if skipped:
+            if not self._counters.relay_cut["durable"]:
+                _log.warning("durable events are not relayed: their subscribers must connect to their publisher")
+            self._counters.relay_cut["durable"] += skipped
 
     def _route(
         self, run: Transit, session: Session, cut: Counter[str], routed: list[tuple[EncodedRun, tuple[Session, ...]]]
