@@ -39,6 +39,8 @@ from rapini.session.messages import (
     Position,
     Ready,
     Reject,
+    Request,
+    Response,
     Stream,
     Subscribed,
     Subscriptions,
@@ -139,6 +141,9 @@ BODIES: Final[dict[str, Body]] = {
     "ping": Ping(1),
     "pong": Pong(1),
     "goodbye": Goodbye("goodbye", "maintenance"),
+    "request": Request(9, 5000, "note/x", True, b"\x91\x94\xacexample.Note\xa6note/x\x01\xc4\x09\x91\x92\x03\xa5three"),
+    "response": Response(9, "", "", b""),
+    "response-none": Response(10, "no_handler", "nobody serves 'note/y' there", b""),
 }
 
 

@@ -82,3 +82,9 @@ UNACKNOWLEDGED_TIMEOUT_S: Final = 10.0
 
 LINGER_S: Final = 3.0
 """How long an ended datagram channel goes on to deliver its last words."""
+
+HANDLER_THREADS: Final = 4
+"""Requests that are served at a time."""
+
+HOP_LIMIT: Final = 8
+"""How many relays an event may pass before it is dropped."""

@@ -47,6 +47,12 @@ us several microseconds of the I/O thread, and most an answer."""
 CONTROL_FRAMES_PER_S: Final = 1000
 """How fast that allowance grows back."""
 
+MAX_REQUESTS: Final = 256
+"""Unanswered requests that one peer may have under way to another."""
+
+MAX_WAITING_REQUESTS: Final = 1024
+"""Requests of all peers that wait here for a thread to serve them; more are answered `overloaded`."""
+
 MAX_UNSENT_BYTES: Final = MAX_FRAME_BYTES + 1024 * 1024
 """What may wait for a peer below its credit: the largest batch, and answers that it does not read."""
 

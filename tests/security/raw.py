@@ -23,6 +23,8 @@ __all__ = [
     "PONG",
     "READY",
     "REJECT",
+    "REQUEST",
+    "RESPONSE",
     "SUBSCRIBED",
     "SUBSCRIPTIONS",
     "WELCOME",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 HELLO, WELCOME, REJECT, SUBSCRIPTIONS, SUBSCRIBED, READY, EVENTS, ACK, PING, PONG, GOODBYE, GAP = range(1, 13)
+REQUEST, RESPONSE = 16, 17
 MAX_COUNT: Final = 2**63 - 1
 OPENING: Final = b"RAPINI1\n"
 DEADLINE_S: Final = 10.0

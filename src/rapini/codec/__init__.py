@@ -6,8 +6,18 @@ from rapini.codec.batch import (
     DecodedRun,
     EncodedRun,
     EncodeFailure,
+    Transit,
     join_runs,
     split_into_batches,
 )
 
-__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs", "split_into_batches"]
+__all__ = [
+    "BadEvent",
+    "Codec",
+    "DecodedRun",
+    "EncodeFailure",
+    "EncodedRun",
+    "Transit",
+    "join_runs",
+    "split_into_batches",
+]

@@ -275,6 +275,8 @@ class Core:
         link = record.link
         try:
             self._handle_outcomes(record, now)
+            if link.asking.has_queued:
+                self.peers.pump_asked(record, now)
             record.transmit()
             if record.unsent_bytes > limits.MAX_UNSENT_BYTES:
                 link.fail("not_reading", Side.THEIRS, f"{record.unsent_bytes} bytes wait for it, beyond its credit")
@@ -363,6 +365,7 @@ class Core:
                 "node_failed", f"node {self._name} has failed: {failure.detail}", remedy="see the log; make a new node"
             )
             self.publisher.close(self.error)
+            self.peers.asker.fail_all(self.error)
             for session in self.peers.sessions.values():
                 if session.record is not None:
                     self.peers.reports.link(
@@ -512,6 +515,8 @@ class Core:
             acknowledged={name: session.acknowledged_events for name, session in sessions.items()},
             encode_calls=self.publisher.codec.encode_calls,
             flushes=self.publisher.flushes,
+            late_answers=sum(record.link.asking.late for record in self.peers.records.values()),
+            overdue=sum(record.link.asking.overdue for record in self.peers.records.values()),
             turned_away=self.turned_away(),
         )
 
@@ -525,6 +530,7 @@ class Core:
         self.loop.wait_stop(5.0)
         with self.lock:
             self.publisher.close()
+            self.peers.asker.fail_all(LocalError("closed", "the node is closed"))
             self.publisher.account_for_the_rest()
             self.peers.stores.close()
             if self.peers.spill is not None:

@@ -26,7 +26,7 @@ class Dispatcher(Thread):
 
     def __init__(self, name: str, counters: Counters, on_status: StatusCallback | None) -> None:
         super().__init__(f"callbacks-{name}")
-        self.inbox = Inbox(counters)
+        self.inbox = Inbox(counters, name)
         self._on_status = on_status
         self._callbacks: list[tuple[str, EventCallback]] = []
 

@@ -7,6 +7,7 @@ acknowledged, which gives its sender new credit. Status reports stand between th
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from rapini.events import Event
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
 from rapini.node.status import Gap, Origin, PeerStatus
+from rapini.session.seen import Seen
 
 __all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
 
@@ -42,6 +44,16 @@ class ReceivedBatch(msgspec.Struct):
     """Inboxes that have not taken it yet."""
     gap: Gap | None = None
     """What stands in the place of the events, if the sender could not keep them."""
+    incarnation: bytes = b""
+    """The sender's."""
+    addressed_to: str = ""
+    """The topic of an event that was sent to us alone: it is delivered though nobody subscribed."""
+    fault: str = ""
+    """Why an addressed event could not be delivered: a code; found before it is `taken`."""
+    is_settled: bool = False
+    """Whether its sender was told that it was taken."""
+    is_void: bool = False
+    """Whether its sender was told otherwise before it could be taken: then nobody may see it."""
     stream_id: bytes = b""
     """Of durable events: their stream."""
     start: int = 0
@@ -61,7 +73,11 @@ class EventRun(msgspec.Struct, frozen=True):
     stream_id: bytes = b""
     """Of durable events: the stream they belong to, for ever."""
     first_sequence: int = -1
-    """Of durable events: the first one's number in its stream; the others follow it."""
+    """The first one's number: of durable events in their stream, of others among all events that `stream` published;
+    the others follow it, but for those that did not fit their type or had come before, which are not here. -1 where
+    they are not numbered."""
+    stream: bytes = b""
+    """The incarnation of the node that published them; empty for durable ones."""
 
 
 class _End:
@@ -79,17 +95,20 @@ class Inbox:
 
     Args:
         counters: The node's; decode faults are counted there.
+        name: The node's: its own events may come back by way of a relay, and are not delivered.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, name: str = "") -> None:
         self.prefixes: tuple[str, ...] = ()
         """What this consumer subscribed to."""
         self.on_put: Callable[[], None] | None = None
         """Called after each put, on the putting thread: wakes an event loop."""
         self._counters = counters
         self._codec = Codec()
+        self._name = name
+        self._seen = Seen()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._origins: dict[tuple[str, str, int], Origin] = {}
+        self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
         # Two counters with one writer each: the putting side has the node's lock, the consumer has none.
         self.progress: dict[bytes, int] = {}
         """Durable streams, with the position after the last event that was given to the application."""
@@ -170,6 +189,8 @@ class Inbox:
         if isinstance(item, PeerStatus):
             self._statuses_got += 1
             return item
+        if item.addressed_to:
+            return self._take_addressed(item)
         if not item.stream_id:
             item.taken(item)
             return item.gap if item.gap is not None else self._decode(item)
@@ -197,6 +218,14 @@ class Inbox:
             elif self._ended or timeout_s is not None:
                 return
 
+    def _take_addressed(self, batch: ReceivedBatch) -> list[EventRun]:
+        """Decode first: its sender waits to hear how it went."""
+        runs = self._decode(batch)
+        if [len(run.events) for run in runs] != [1] or runs[0].origin.topic != batch.addressed_to:
+            runs, batch.fault = [], "bad_event"
+        batch.taken(batch)
+        return [] if batch.is_void else runs
+
     def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
         counters = self._counters
         try:
@@ -212,24 +241,48 @@ class Inbox:
             for bad in run.bad:
                 found += bad.count
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
-            if not run.topic.startswith(self.prefixes):
+            if not batch.addressed_to and not run.topic.startswith(self.prefixes):
                 continue
-            origin = self._origin(batch.peer, run.topic, batch.epoch)
+            origin = self._origin(batch, run)
             if batch.stream_id:
                 taken += _durable_run(run, origin, batch, first)
-            else:
-                taken.append(EventRun(run.events, origin))
+                continue
+            events, number = self._unseen(batch, run)
+            if events:
+                taken.append(EventRun(events, origin, b"", number, run.stream or batch.incarnation))
         if found < batch.count:
             detail = f"{batch.count} events announced, {found} found"
             counters.bad_event(batch.peer, "", "$", detail, batch.count - found)
         return taken
 
-    def _origin(self, peer: str, topic: str, epoch: int) -> Origin:
-        origin = self._origins.get((peer, topic, epoch))
+    def _unseen(self, batch: ReceivedBatch, run: DecodedRun) -> tuple[Sequence[Event], int]:
+        """The events of a run that did not come before by another way, and the number of the first."""
+        first = run.first
+        if first < 0 or batch.addressed_to:
+            return run.events, first
+        origin = run.origin or batch.peer
+        stream = run.stream or batch.incarnation
+        new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
+        after = first + run.count
+        if len(new) == 1 and new[0] == (first, after):  # nearly always
+            return run.events, first
+        kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
+        bad = {first + each.index for each in run.bad}
+        numbers = (number for number in range(first, after) if number not in bad)
+        there = [(number, event) for number, event in zip(numbers, run.events, strict=False) if number in kept]
+        self._counters.repeated[batch.peer] += len(run.events) - len(there)
+        return [event for _, event in there], there[0][0] if there else first
+
+    def _origin(self, batch: ReceivedBatch, run: DecodedRun) -> Origin:
+        node = run.origin or batch.peer
+        key = (batch.peer, run.topic, batch.epoch, node, run.hops)
+        origin = self._origins.get(key)
         if origin is None:
             if len(self._origins) > 4096:
                 self._origins.clear()
-            origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch)
+            origin = self._origins[key] = Origin(
+                peer=batch.peer, topic=run.topic, epoch=batch.epoch, node=node, hops=run.hops
+            )
         return origin
 
 

@@ -34,6 +34,7 @@ from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
 from rapini.node.durable import DurableStream
 from rapini.node.inbox import EventRun, Inbox, deadline_after
 from rapini.node.report_status import StatusSource
+from rapini.node.requests import Requests
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
@@ -49,7 +50,7 @@ _log = logging.getLogger("rapini.node")
 _GOODBYE_S = 1.0
 
 
-class Node:
+class Node(Requests):
     """One process's presence among its peers: it can listen, dial, or both, and publishes and subscribes either way.
 
     Use it as a context manager, or call `close()`. Every method may be called from any thread, except that one thread
@@ -81,6 +82,7 @@ class Node:
         on_status: StatusCallback | None = None,
         **options: Any,
     ) -> None:
+        super().__init__()
         self.name = name
         settings = _settings(config, keys, options)
         self._admission = Admission(admit, name)
@@ -93,7 +95,7 @@ class Node:
         )
         self._lock = self._core.lock
         self._changed = self._core.loop.changed
-        self.inbox = Inbox(self._core.counters)
+        self.inbox = Inbox(self._core.counters, name)
         self._core.peers.inboxes.append(self.inbox)
         self._dispatcher: Dispatcher | None = None
         self._on_status = on_status
@@ -452,7 +454,8 @@ class Node:
 
     def _subscriptions_changed(self, timeout_s: float) -> None:
         peers = self._core.peers
-        wanted = tuple(dict.fromkeys(prefix for inbox in peers.inboxes for prefix in inbox.prefixes))
+        ours = (prefix for inbox in peers.inboxes for prefix in inbox.prefixes)
+        wanted = tuple(dict.fromkeys((*self._core.settings.relay, *ours)))
         self._await_in_force(peers.subscribe(wanted, time.monotonic()), timeout_s)
 
     def _await_in_force(self, version: int, timeout_s: float) -> None:
@@ -586,6 +589,7 @@ class Node:
             if self._is_stopped:
                 return
             self._is_stopped = True
+            self._core.peers.asker.is_stopped = True
             try:
                 if self._core.peers.subscriptions and self._core.error is None:
                     self._await_in_force(self._core.peers.subscribe((), time.monotonic()), timeout_s)
@@ -608,6 +612,8 @@ class Node:
         self.stop()
         if self._dispatcher is not None:
             self._dispatcher.wait_stop(drain_s)
+        if not self._core.peers.asker.close(drain_s):
+            _log.warning("%s: closing although a handler is still at work", self.name)
         with contextlib.suppress(LocalError):  # the node has failed, which whoever used it was told
             self._flush(drain_s, also_lost=False)
         with self._lock:

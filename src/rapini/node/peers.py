@@ -15,6 +15,7 @@ from typing import Final
 from rapini import limits
 from rapini.events.delivery import Delivery
 from rapini.node.admission import Admission
+from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
 from rapini.node.dials import Dial, DialState
@@ -24,6 +25,7 @@ from rapini.node.inbox import Inbox, ReceivedBatch
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.relay import Relay
 from rapini.node.reports import Reports
 from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
 from rapini.node.settings import NodeSettings
@@ -31,6 +33,7 @@ from rapini.node.status import PeerState
 from rapini.node.stores import Stores
 from rapini.node.streams import Checkpoint, Streams
 from rapini.session.link import (
+    AnswerReceived,
     ChannelOpened,
     CloseKind,
     DurableReceived,
@@ -44,6 +47,8 @@ from rapini.session.link import (
     LinkUp,
     PongReceived,
     PositionTold,
+    RequestExpired,
+    RequestReceived,
     StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
@@ -104,7 +109,7 @@ class Peers:
         self.inboxes: list[Inbox] = []
         self.reports = Reports(self.inboxes, counters, environment)
         self.dials: list[Dial] = []
-        self.subscriptions: tuple[str, ...] = ()
+        self.subscriptions: tuple[str, ...] = tuple(settings.relay)
         self.subscriptions_version = 0
         self.roster = Roster(
             name=name,
@@ -136,6 +141,24 @@ class Peers:
             wake=self._wake_to_flush,
             clock=environment.clock,
             peers=self,
+        )
+        self._relay = None
+        if settings.relay:
+            self._relay = Relay(
+                name=name,
+                prefixes=tuple(settings.relay),
+                hop_limit=settings.hop_limit,
+                counters=counters,
+                publisher=self.publisher,
+            )
+        self.asker = Asker(
+            name=name,
+            handler_threads=settings.handler_threads,
+            counters=counters,
+            loop=loop,
+            inboxes=self.inboxes,
+            clock=environment.clock,
+            send=self._send_asked,
         )
         self.stores = Stores(self, loop, environment, service)
         self.durables = DurableTraffic(self, settings, counters, Streams(checkpoint), environment.clock)
@@ -172,7 +195,9 @@ class Peers:
                 self._on_pong(record, token, now)
             case LinkClosed():
                 self.on_closed(record, outcome, now)
-            case DurableReceived() | StreamAnnounced() | PositionTold() | StoreReceived():
+            case RequestReceived() | AnswerReceived() | RequestExpired():
+                self._on_asking(record, outcome, now)
+            case _:
                 self._on_state(record, outcome, now)
 
     def _on_state(
@@ -182,6 +207,8 @@ class Peers:
         if isinstance(outcome, StoreReceived):
             self.stores.receive(record, outcome, now)
         else:
+            if isinstance(outcome, DurableReceived) and outcome.count and self._relay is not None:
+                self._relay.skip_durable(outcome.batch, outcome.count)
             self.durables.handle(record, outcome, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
@@ -379,6 +406,8 @@ class Peers:
             record.link.refuse("protocol_error", "event numbers do not continue", now)
             return
         self._counters.received[session.name] += events.count
+        if self._relay is not None:
+            self._relay.forward(session, events.delivery, events.batch, events.count, now)
         batch = ReceivedBatch(
             peer=session.name,
             epoch=session.epoch,
@@ -388,6 +417,7 @@ class Peers:
             count=events.count,
             data=events.batch,
             taken=self.batch_taken,
+            incarnation=session.incarnation,
             size=len(events.batch),
         )
         self.hand_over(session, batch, now)
@@ -406,6 +436,8 @@ class Peers:
             record.link.refuse("protocol_error", "event numbers do not continue", now)
             return
         self._counters.count_gap(session.name, gap.reason, gap.count)
+        if self._relay is not None:
+            self._relay.forward_gap(session, gap, now)
         batch = ReceivedBatch(
             peer=session.name,
             epoch=session.epoch,
@@ -419,6 +451,19 @@ class Peers:
             size=limits.GAP_CREDIT_BYTES,
         )
         self.hand_over(session, batch, now)
+
+    def _on_asking(
+        self, record: LinkRecord, outcome: RequestReceived | AnswerReceived | RequestExpired, now: float
+    ) -> None:
+        match outcome:
+            case AnswerReceived():
+                self.asker.answered(record, outcome)
+            case RequestExpired(id=number):
+                self.asker.expired(record, number)
+            case RequestReceived():
+                if record.session is None:
+                    raise AssertionError("requests come over an admitted link")
+                self.asker.requested(record, record.session, outcome, now)
 
     def hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
         """Give a batch, or the gap in its place, to those who consume."""
@@ -506,6 +551,7 @@ class Peers:
         if record is None or record.unsent or not record.is_up:  # closed: its end is among the outcomes that follow
             return
         try:
+            self.pump_asked(record, now)
             if session.place is not None:
                 self.durables.pump(session, record, session.place, now)
             for delivery, first_sequence, item in session.outbox.sendable():
@@ -519,6 +565,19 @@ class Peers:
                     return  # parked: the rest follows when the connection is writable
         except Exception as error:  # noqa: BLE001 - see `Core.contain`; a publisher has nothing to do with it
             self._contain(record, error, now)
+
+    def pump_asked(self, record: LinkRecord, now: float) -> None:
+        """Send requests and answers while the connection takes them."""
+        while not record.unsent and record.link.send_asked(now):
+            record.transmit()
+
+    def _send_asked(self, record: LinkRecord, now: float) -> None:
+        """The same, with what may go wrong, and the timer."""
+        try:
+            self.pump_asked(record, now)
+        except Exception as error:  # noqa: BLE001 - see `Core.contain`; whoever asks has nothing to do with it
+            self._contain(record, error, now)
+        self._service(record, now)
 
     def on_closed(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
         """A link has ended: settle its session, tell, let others take its place."""
@@ -535,6 +594,7 @@ class Peers:
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
         self.stores.closed(record, now)
+        self.asker.link_ended(record, closed)
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
             self._dial_ended(record, closed, now)

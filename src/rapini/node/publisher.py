@@ -91,6 +91,8 @@ class Publisher:
         """When the I/O thread should flush; `None` when nothing waits."""
         self.room = threading.Condition(lock)
         """Notified when an outbox has shrunk or a peer is gone."""
+        self.sequence = 0
+        """Number of the next event that is published, whether or not somebody wants it."""
         self.flushes = 0
         self.batches = 0
         """Flushes that were put off to wait for company: none while events are few."""
@@ -296,13 +298,17 @@ class Publisher:
     def _encode(self, topic: str, events: list[Event], encoded: list[_Routed]) -> None:
         counters = self._counters
         counters.published[topic] += len(events)
+        first = self.sequence
+        self.sequence = first + len(events)
         treatment = self._treatment(topic, events[0].__class__.__rapini_delivery__)
         durable = self.durable if treatment[0] is Delivery.DURABLE else None
+        if durable is not None:
+            first = -1  # they have numbers of their own, for good
         receivers = self.route(topic) if durable is None else ()
         if not receivers and (durable is None or not durable.wants(topic)):
             counters.unrouted[topic] += len(events)
             return
-        runs, failures = self.codec.encode_run(topic, events)
+        runs, failures = self.codec.encode_run(topic, events, first)
         for failure in failures:
             if not counters.not_encodable[topic]:
                 _log.error("an event %s cannot be encoded: %s", failure.type_name, failure.detail)
@@ -344,6 +350,27 @@ class Publisher:
     @staticmethod
     def _as_published(topic: str, events: list[Event]) -> list[Event | _Addressed]:
         return [event if event.__class__.__rapini_topic__ == topic else _Addressed(topic, event) for event in events]
+
+    def relay(self, routed: Sequence[tuple[EncodedRun, tuple[Session, ...]]], delivery: Delivery, now: float) -> None:
+        """Send others' runs to these receivers, in the class in which they came.
+
+        Never waits: what does not fit is dropped by the policy of its class, and told to the receiver as any other.
+        """
+        self._distribute([(run, to, (delivery, self._treatment(run.topic, delivery)[1])) for run, to in routed], now)
+
+    def lose(self, session: Session, batch: Batch, delivery: Delivery, cause: str, now: float) -> None:
+        """Tell a peer of events that were lost before they came here."""
+        session.outbox.lose(batch, delivery, cause)
+        self._pump(session, now)
+
+    def overlapping(self, prefix: str) -> list[Session]:
+        """The sessions whose peers subscribed to some topic that begins like this."""
+        return [
+            session
+            for session in self._sessions.values()
+            if not session.is_departed
+            and any(wanted.startswith(prefix) or prefix.startswith(wanted) for wanted in session.prefixes)
+        ]
 
     def _treatment(self, topic: str, declared: Delivery) -> tuple[Delivery, int]:
         """The delivery class and the priority of a topic."""

@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from typing import Final
 
+from rapini.node.absences import Absences
 from rapini.node.counters import Counters
 from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox
@@ -63,6 +64,7 @@ class Reports:
     """
 
     def __init__(self, inboxes: list[Inbox], counters: Counters, environment: Environment = REAL) -> None:
+        self.absences = Absences()
         self._inboxes = inboxes
         self._counters = counters
         self._environment = environment
@@ -73,6 +75,7 @@ class Reports:
 
     def status(self, status: PeerStatus) -> None:
         """Tell every consumer."""
+        self.absences.note(status, self._environment.clock())
         for inbox in self._inboxes:
             inbox.put_status(status)
 

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rapini import defaults
+from rapini import defaults, limits
 from rapini.errors import ConfigError
+from rapini.events import is_topic
 from rapini.events.delivery import DeliveryName
 
 __all__ = ["NodeSettings", "load_table", "load_toml"]
@@ -73,6 +74,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Bound on what is spilled, for all peers together; beyond it the newest are dropped."""
     max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Events that have waited for longer are dropped instead of being sent; 0 for never."""
+    handler_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HANDLER_THREADS
+    """Requests that are served at a time, on threads that are started as needed."""
+    relay: list[str] = []
+    """Topic prefixes of events that are forwarded to the other peers that subscribed to them."""
+    hop_limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HOP_LIMIT
+    """How many relays, ourselves included, an event may have passed when we forward it."""
     spool: str = ""
     """Folder for the durable events that this node publishes; made if it is not there."""
     spool_bytes: Annotated[int, msgspec.Meta(ge=65_536, le=2**50)] = defaults.SPOOL_BYTES
@@ -125,6 +132,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 'reliable_overflow = "spill" and a folder to spill to go together',
                 remedy='give both, as in spill = "/var/spool/rapini-spill"',
             )
+        for prefix in self.relay:
+            if prefix and not is_topic(prefix):
+                detail = f"relay: no topic begins with {prefix[:40]!r}"
+                raise ConfigError("bad_option", detail, remedy="use prefixes such as 'conn/', or '' for all")
+        if len(self.relay) > limits.MAX_SUBSCRIPTIONS // 4:
+            raise ConfigError("bad_option", f"relay: {len(self.relay)} prefixes", remedy="use shorter ones")
         return self
 
 

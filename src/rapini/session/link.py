@@ -28,10 +28,12 @@ from dataclasses import dataclass
 
 from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
+from rapini.events import is_topic
 from rapini.events.delivery import Delivery
 from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
 from rapini.secure.identity import PeerIdentity
 from rapini.session.allowance import Allowance
+from rapini.session.asking import Asking, Heard
 from rapini.session.datagram_channel import LossyChannel
 from rapini.session.flow import Hole
 from rapini.session.messages import (
@@ -50,6 +52,8 @@ from rapini.session.messages import (
     Position,
     Ready,
     Reject,
+    Request,
+    Response,
     Stream,
     Subscribed,
     Subscriptions,
@@ -64,6 +68,7 @@ from rapini.session.messages import (
     split_store_untrusted,
 )
 from rapini.session.outcomes import (
+    AnswerReceived,
     ChannelOpened,
     CloseKind,
     DurableReceived,
@@ -76,6 +81,8 @@ from rapini.session.outcomes import (
     LinkUp,
     PongReceived,
     PositionTold,
+    RequestExpired,
+    RequestReceived,
     StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
@@ -86,6 +93,7 @@ from rapini.session.texts import printable, reason
 
 __all__ = [
     "TRANSITIONS",
+    "AnswerReceived",
     "ChannelOpened",
     "CloseKind",
     "DurableReceived",
@@ -101,6 +109,8 @@ __all__ = [
     "LinkUp",
     "PongReceived",
     "PositionTold",
+    "RequestExpired",
+    "RequestReceived",
     "StoreReceived",
     "StreamAnnounced",
     "SubscriptionsInForce",
@@ -162,6 +172,8 @@ class Link:
         self.epoch: Epoch | None = None
         self.offered_epoch: Epoch | None = None
         """What the responder chose; `None` when that is us."""
+        self.asking = Asking(peer_window_bytes=0, own_window_bytes=0)
+        """Requests under way; the windows are known when the peer is admitted."""
         self._channel = channel
         self._lossy = channel if isinstance(channel, LossyChannel) else None
         self._cluster = cluster
@@ -246,7 +258,9 @@ class Link:
             channel = self._channel.next_timer()
             return self._deadline if channel is None else min(self._deadline, channel)
         heartbeat = min(
-            self._last_sent + self._timing.heartbeat_interval_s, self._last_heard + self._timing.heartbeat_timeout_s
+            self._last_sent + self._timing.heartbeat_interval_s,
+            self._last_heard + self._timing.heartbeat_timeout_s,
+            self.asking.next_timer(),
         )
         if self._lossy is None:
             return heartbeat
@@ -272,6 +286,7 @@ class Link:
                 detail = f"no session within {self._timing.handshake_timeout_s:g} s (state: {self.state.value})"
                 self._close(CloseKind.FAILED, code, Side.THEIRS, detail)
             return
+        self._outcomes += [RequestExpired(id=number) for number in self.asking.handle_timer(now)]
         if now >= self._last_heard + self._timing.heartbeat_timeout_s:
             silent = now - self._last_heard
             self._close(self._how_it_ends(), "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
@@ -282,6 +297,7 @@ class Link:
         """Our own process stood still: do not count that time against the peer."""
         self._last_heard += pause_s
         self._deadline += pause_s
+        self.asking.forgive(pause_s)
         if self._lossy is not None:
             self._lossy.forgive(pause_s)
 
@@ -310,8 +326,11 @@ class Link:
         Raises:
             LocalError: `wrong_state`.
         """
-        if self.state is not LinkState.JUDGING or self._local_greeting is None:
+        if self.state is not LinkState.JUDGING or self._local_greeting is None or self.greeting is None:
             raise LocalError("wrong_state", f"nobody to admit in the state {self.state.value}")
+        self.asking = Asking(
+            peer_window_bytes=self.greeting.window_bytes, own_window_bytes=self._local_greeting.window_bytes
+        )
         self.epoch = epoch
         self.holds_ready = hold_ready
         self._move(Input.ADMITTED)
@@ -428,6 +447,27 @@ class Link:
         if self.state in (LinkState.UP, LinkState.LEAVING):
             self._send(Ack(list(taken)), now)
 
+    def ask(self, topic: str, payload: bytes, deadline: float, *, wants_reply: bool) -> int | None:
+        """Queue a request, see `Asking.ask`; `AnswerReceived` or `RequestExpired` follows, or the link's end.
+
+        Only while `is_up`. Afterwards call `send_asked` while the connection takes it.
+        """
+        return self.asking.ask(topic, payload, deadline, wants_reply=wants_reply)
+
+    def answer(self, number: int, code: str, detail: str = "", payload: bytes = b"") -> bool:
+        """Queue the response to a request of the peer's, see `Asking.answer`; `send_asked` sends it."""
+        return self.asking.answer(number, code, detail, payload)
+
+    def send_asked(self, now: float) -> bool:
+        """Send one request or response that waits; false if none does."""
+        if self.state not in (LinkState.UP, LinkState.LEAVING):
+            return False
+        frame = self.asking.next_frame(now)
+        if frame is None:
+            return False
+        self._send(frame, now)
+        return True
+
     def ping(self, now: float) -> int:
         """Ask for a sign of life; returns the token that `PongReceived` will carry."""
         self._ping_token += 1
@@ -521,8 +561,11 @@ class Link:
         self._outcomes.append(StoreReceived(store=store, data=data))
 
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
-        # Acknowledgements of something new, and gaps, which take credit, are as many as the traffic makes them.
-        is_news = isinstance(body, Gap) or (isinstance(body, Ack) and sum(body.taken) > self._acknowledged)
+        # Acknowledgements of something new, gaps, which take credit, and requests, which have a bound of their own, are
+        # as many as the traffic makes them.
+        is_news = isinstance(body, (Gap, Request, Response)) or (
+            isinstance(body, Ack) and sum(body.taken) > self._acknowledged
+        )
         if not is_news and not self._allowance.take(now):
             raise _ViolationError("flood", "more control frames than anybody needs")
         match body:
@@ -532,6 +575,8 @@ class Link:
                 self._outcomes.append(EventsAcknowledged(taken=taken))
             case Gap():
                 self._on_gap(body)
+            case Request() | Response():
+                self._on_asking(body, now)
             case Ping(token=token):
                 self._move(Input.PING)
                 self._send(Pong(token), now)
@@ -577,6 +622,27 @@ class Link:
                 topics=gap.topics,
             )
         )
+
+    def _on_asking(self, body: Request | Response, now: float) -> None:
+        if isinstance(body, Request):
+            self._move(Input.REQUEST)
+            fault = self.asking.received(body, now) if is_topic(body.topic) else "a request on what is no topic"
+            if fault:
+                raise _ViolationError("protocol_error", fault)
+            self._outcomes.append(
+                RequestReceived(id=body.id, topic=body.topic, wants_reply=body.wants_reply, payload=body.payload)
+            )
+            return
+        self._move(Input.RESPONSE)
+        match self.asking.heard(body.id):
+            case Heard.UNASKED:
+                raise _ViolationError("protocol_error", "a response to what was not asked")
+            case Heard.ANSWER:
+                code = reason(body.code) if body.code else ""
+                detail = printable(body.detail)
+                self._outcomes.append(AnswerReceived(id=body.id, code=code, detail=detail, payload=body.payload))
+            case Heard.LATE:
+                pass  # counted
 
     def _on_stream(self, body: Stream | Position) -> None:
         match body:

@@ -38,6 +38,8 @@ __all__ = [
     "Position",
     "Ready",
     "Reject",
+    "Request",
+    "Response",
     "Stream",
     "Subscribed",
     "Subscriptions",
@@ -100,6 +102,8 @@ class FrameKind(IntEnum):
     STREAM = 13
     POSITION = 14
     DURABLE = 15
+    REQUEST = 16
+    RESPONSE = 17
     STORE = 18
 
 
@@ -221,6 +225,32 @@ class Position(Body, frozen=True, array_like=True, gc=False):
     """Whether it is to be owed what it misses while it is away."""
 
 
+class Request(Body, frozen=True, array_like=True, gc=False):
+    """One event for the receiver alone; answered by exactly one `Response`."""
+
+    id: _Count
+    """The sender's, on this channel; no other request with it is unanswered."""
+    expires_ms: _Count
+    """How long the sender still waits, when this is sent."""
+    topic: _Prefix
+    """Says what is asked."""
+    wants_reply: bool
+    """Whether an event is wanted in return, or only the word that the application took this one."""
+    payload: bytes
+    """A batch of one run with one event."""
+
+
+class Response(Body, frozen=True, array_like=True, gc=False):
+    """The answer to a `Request`."""
+
+    id: _Count
+    code: Annotated[str, msgspec.Meta(max_length=64)]
+    """Empty if all went well, else why not (`docs/wire.md` lists the codes)."""
+    detail: str = ""
+    payload: bytes = b""
+    """A batch of one run with one event, or nothing."""
+
+
 class DurableHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before durable events."""
 
@@ -253,6 +283,8 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.GAP: Gap,
     FrameKind.STREAM: Stream,
     FrameKind.POSITION: Position,
+    FrameKind.REQUEST: Request,
+    FrameKind.RESPONSE: Response,
 }
 _DELIVERIES: Final = tuple(Delivery)
 _EVENTS_KIND: Final = int(FrameKind.EVENTS)

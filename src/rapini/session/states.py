@@ -42,6 +42,8 @@ class Input(Enum):
     STREAM = "Stream"
     POSITION = "Position"
     DURABLE = "Durable"
+    REQUEST = "Request"
+    RESPONSE = "Response"
     STORE = "Store"
     PING = "Ping"
     PONG = "Pong"
@@ -77,6 +79,8 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
     for state in (s.UP, s.LEAVING):
         for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.GAP, i.DURABLE, i.ACK, i.READY):
             table[state, flowing] = state
+        for asking in (i.REQUEST, i.RESPONSE):
+            table[state, asking] = state
     del table[s.UP, i.READY]  # said once: by then it has been heard
     return MappingProxyType(table)
 

@@ -26,6 +26,8 @@ from rapini.session.messages import (
     Position,
     Ready,
     Reject,
+    Request,
+    Response,
     Stream,
     Subscribed,
     Subscriptions,
@@ -57,6 +59,8 @@ BODIES: list[Body] = [
     Gap(1, 7, 3, "queue_full", {"conn/": 3}),
     Stream(bytes(16)),
     Position(bytes(16), None, False),
+    Request(9, 5000, "dns/lookup", True, b"\x91batch"),
+    Response(9, "handler_failed", "ValueError", b""),
 ]
 RAW = (FrameKind.EVENTS, FrameKind.DURABLE, FrameKind.STORE)
 """Kinds whose bodies are not MessagePack throughout."""
