@@ -61,6 +61,8 @@ class ReceivedBatch(msgspec.Struct):
     end: int = 0
     known: int = 0
     """Of durable events: how many of the first ones we had before."""
+    strings: Sequence[tuple[str, str]] = ()
+    """The sender's table of names and topics; it only grows."""
     size: int = 0
     """Bytes of its sender's credit that it holds until it is taken."""
 
@@ -229,7 +231,7 @@ class Inbox:
     def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
         counters = self._counters
         try:
-            runs = self._codec.decode_batch_untrusted(batch.data)
+            runs = self._codec.decode_batch_untrusted(batch.data, batch.strings)
         except DecodeError as exc:
             counters.bad_event(batch.peer, "", "$", str(exc), batch.count)
             return []

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from rapini import defaults, limits
 from rapini.errors import DecodeError, LocalError
@@ -55,6 +56,7 @@ from rapini.session.messages import (
     Request,
     Response,
     Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
@@ -128,6 +130,9 @@ class Timing:
     handshake_timeout_s: float = defaults.HANDSHAKE_TIMEOUT_S
 
 
+_STRINGS_AT_ONCE: Final = 256
+
+
 class _ViolationError(Exception):
     """The peer broke the protocol; never leaves this module."""
 
@@ -181,6 +186,9 @@ class Link:
         self._subscriptions_version = subscriptions_version
         self._stream_id = stream_id
         self._stream_heard = self._position_heard = False
+        self.peer_strings: list[tuple[str, str]] = []
+        """The peer's table of type names and topics, as far as it was told on this channel."""
+        self._strings_told = 0
         self._timing = timing
         self._frames = FrameReader()
         self._outcomes: list[LinkOutcome] = []
@@ -425,6 +433,13 @@ class Link:
                 self._lossy.send_frame(frame, now, is_reliable=True)
         self._last_sent = now
 
+    def tell_strings(self, pairs: Sequence[tuple[str, str]], now: float) -> None:
+        """Tell what our table of names and topics has grown by since the last time; also before `Ready`."""
+        while self.epoch is not None and self._strings_told < len(pairs):
+            part = list(pairs[self._strings_told : self._strings_told + _STRINGS_AT_ONCE])
+            self._send(Strings(self._strings_told, part), now)
+            self._strings_told += len(part)
+
     def send_store(self, store: str, data: bytes, now: float) -> None:
         """Send a message to the peer's replica of a store, once it is admitted."""
         if self._channel.is_established and self.epoch is not None:
@@ -563,7 +578,7 @@ class Link:
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
         # Acknowledgements of something new, gaps, which take credit, and requests, which have a bound of their own, are
         # as many as the traffic makes them.
-        is_news = isinstance(body, (Gap, Request, Response)) or (
+        is_news = isinstance(body, (Gap, Strings, Request, Response)) or (
             isinstance(body, Ack) and sum(body.taken) > self._acknowledged
         )
         if not is_news and not self._allowance.take(now):
@@ -588,7 +603,7 @@ class Link:
             case Subscribed(version=version):
                 self._move(Input.SUBSCRIBED)
                 self._outcomes.append(SubscriptionsInForce(version=version))
-            case Stream() | Position():
+            case Stream() | Position() | Strings():
                 self._on_stream(body)
             case _:
                 self._on_turning_point(kind, body, now)
@@ -644,8 +659,13 @@ class Link:
             case Heard.LATE:
                 pass  # counted
 
-    def _on_stream(self, body: Stream | Position) -> None:
+    def _on_stream(self, body: Stream | Position | Strings) -> None:
         match body:
+            case Strings(base=base, pairs=pairs):
+                self._move(Input.STRINGS)
+                if base != len(self.peer_strings) or base + len(pairs) > limits.MAX_STRINGS:
+                    raise _ViolationError("protocol_error", "names that do not continue those told before")
+                self.peer_strings += pairs
             case Stream(stream_id=stream_id):
                 self._move(Input.STREAM)
                 if self._stream_heard:
