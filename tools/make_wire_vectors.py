@@ -36,16 +36,22 @@ from rapini.session.messages import (
     Hello,
     Ping,
     Pong,
+    Position,
     Ready,
     Reject,
     Request,
     Response,
+    Stream,
     Subscribed,
     Subscriptions,
     Welcome,
     encode_frame,
+    pack_durable_frame,
     pack_events_frame,
+    pack_store_frame,
+    split_durable_untrusted,
     split_events_untrusted,
+    split_store_untrusted,
 )
 from rapini.testing import LinkEnd, LinkPair, joined_pair, settle
 
@@ -129,6 +135,9 @@ BODIES: Final[dict[str, Body]] = {
     "ready": Ready(),
     "ack": Ack([1234567890123, 7]),
     "gap": Gap(1, 1000, 25, "queue_full", {"conn/closed": 20, "dns/": 5}),
+    "stream": Stream(bytes(range(32, 48))),
+    "position": Position(bytes(range(32, 48)), 1000, True),
+    "position-unknown": Position(bytes(range(32, 48)), None, False),
     "ping": Ping(1),
     "pong": Pong(1),
     "goodbye": Goodbye("goodbye", "maintenance"),
@@ -189,6 +198,18 @@ def frame_value(kind: FrameKind, body: bytes | memoryview) -> object:
             "count": header.count,
             "batch": batch_value(bytes(batch)),
         }
+    if kind is FrameKind.DURABLE:
+        durable, batch = split_durable_untrusted(memoryview(body))
+        return {
+            "kind": 15,
+            "after": durable.after,
+            "first": durable.first_sequence,
+            "count": durable.count,
+            "batch": batch_value(bytes(batch)) if durable.count else [],
+        }
+    if kind is FrameKind.STORE:
+        store, message = split_store_untrusted(memoryview(body))
+        return {"kind": 18, "store": store, "message": message.hex()}
     return {"kind": int(kind), "body": raw(body)}
 
 
@@ -206,7 +227,16 @@ def frames() -> list[Vector]:
     ]
     batch = notes_batch()
     events = pack_events_frame(0, 1000, 3, batch)
-    return [*made, vector("frame", "events", events, frame_value(FrameKind.EVENTS, memoryview(events)[5:]))]
+    others = {
+        "events": events,
+        "durable": pack_durable_frame(164, 300, 3, batch),
+        "durable-step": pack_durable_frame(164, 300, 0, b""),
+        "store": pack_store_frame("hosts", bytes.fromhex("910a")),
+    }
+    return made + [
+        vector("frame", name, data, frame_value(FrameKind(data[4]), memoryview(data)[5:]))
+        for name, data in others.items()
+    ]
 
 
 def notes_batch() -> bytes:

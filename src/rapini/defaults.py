@@ -37,6 +37,9 @@ DRAIN_TIMEOUT_S: Final = 5.0
 DURABLE_LEASE_S: Final = 7 * 86_400.0
 """How long an absent subscriber is owed durable events, in seconds of the publisher's running."""
 
+SPILL_BYTES: Final = 256 * 1024 * 1024
+"""Bound on reliable events that wait on disk, for all peers together."""
+
 SPOOL_BYTES: Final = 1024 * 1024 * 1024
 """Bound on a node's durable events on disk."""
 

@@ -178,6 +178,13 @@ def read_frames(data: bytes) -> Iterator[dict[str, Any]]:
         if kind == 7:
             delivery, first, count = struct.unpack(">BQI", body[:13])
             yield {"kind": kind, "class": delivery, "first": first, "count": count, "batch": read_batch(body[13:])}
+        elif kind == 15:
+            after, first, count = struct.unpack(">QQI", body[:20])
+            batch = read_batch(body[20:]) if count else []
+            yield {"kind": kind, "after": after, "first": first, "count": count, "batch": batch}
+        elif kind == 18:
+            size = body[0]
+            yield {"kind": kind, "store": body[1 : 1 + size].decode(), "message": body[1 + size :].hex()}
         else:
             yield {"kind": kind, "body": Unpack(body).whole()}
 
@@ -185,6 +192,12 @@ def read_frames(data: bytes) -> Iterator[dict[str, Any]]:
 def write_frame(value: dict[str, Any]) -> bytes:
     if value["kind"] == 7:
         body = struct.pack(">BQI", value["class"], value["first"], value["count"]) + write_batch(value["batch"])
+    elif value["kind"] == 15:
+        body = struct.pack(">QQI", value["after"], value["first"], value["count"])
+        body += write_batch(value["batch"]) if value["count"] else b""
+    elif value["kind"] == 18:
+        name = value["store"].encode()
+        body = bytes([len(name)]) + name + bytes.fromhex(value["message"])
     else:
         body = pack(value["body"])
     return struct.pack(">IB", len(body) + 1, value["kind"]) + body

@@ -245,8 +245,8 @@ class Asker:
 
     @staticmethod
     def _count(counter: Counter[str], code: str) -> None:
-        code = code or "ok"  # some are the peers' words
-        counter[code if code in counter or len(counter) < MAX_CODES else "(others)"] += 1
+        end = code or "ok"  # some are the peers' words
+        counter[end if end in counter or len(counter) < MAX_CODES else "(others)"] += 1
 
     # -- being asked ---------------------------------------------------------------------------------------------
 

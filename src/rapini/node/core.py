@@ -533,6 +533,8 @@ class Core:
             self.peers.asker.fail_all(LocalError("closed", "the node is closed"))
             self.publisher.account_for_the_rest()
             self.peers.stores.close()
+            if self.peers.spill is not None:
+                self.peers.spill.close()
             for session in self.peers.sessions.values():
                 session.departed("closing", self.environment.clock())
             for transport in self._transports.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from rapini import limits
@@ -56,6 +57,7 @@ from rapini.session.link import (
 from rapini.session.messages import Epoch, Incarnation
 from rapini.session.outbox import Batch, Hole, Outbox
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
+from rapini.storage import SpillFiles
 
 __all__ = ["Peers"]
 
@@ -125,6 +127,7 @@ class Peers:
         self._contain = contain or _raise
         self._clock = environment.clock
         self._random = environment.random
+        self.spill = SpillFiles(Path(settings.spill), max_bytes=settings.spill_bytes) if settings.spill else None
         self._taken: deque[ReceivedBatch] = deque()
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
@@ -252,6 +255,7 @@ class Peers:
                 self._settings.send_queue_bytes,
                 overflow=self._settings.overflow,
                 reliable_overflow=self._settings.reliable_overflow,
+                spill=self.spill,
             ),
             window_bytes=self._settings.window_bytes,
             is_departed=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Final
 
 from rapini.node.absences import Absences
@@ -25,6 +26,8 @@ _UNSPOKEN: Final = ("closed", "reset", "aborted", "superseded")
 
 _LINES_LOGGED: Final = 20
 """Lines of one kind in `_PERIOD_S` seconds: strangers and gaps can come by the thousand, and must not fill a disk."""
+
+_GAPS_KEPT: Final = 20
 
 _PERIOD_S: Final = 10.0
 
@@ -65,6 +68,8 @@ class Reports:
         self._inboxes = inboxes
         self._counters = counters
         self._environment = environment
+        self.last_gaps: deque[Gap] = deque(maxlen=_GAPS_KEPT)
+        """The newest gaps, for `rapini status`."""
         self._strangers = _Allowance("%d more strangers were rejected meanwhile")
         self._gaps = _Allowance("%d more gaps were reported meanwhile")
 
@@ -105,6 +110,7 @@ class Reports:
             epoch=session.epoch,
             time=self._environment.wall(),
         )
+        self.last_gaps.append(report)
         if self._gaps.take(self._environment.clock()):
             _log.warning("%s", report)
         return report

@@ -68,6 +68,10 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What happens to reliable events when a peer's queue is full."""
     send_queue_bytes: _Bytes = defaults.SEND_QUEUE_BYTES
     """Bound on what is kept for one peer, for each delivery class."""
+    spill: str = ""
+    """Folder for reliable events that memory has no room for, with `reliable_overflow = "spill"`; made if needed."""
+    spill_bytes: _Bytes = defaults.SPILL_BYTES
+    """Bound on what is spilled, for all peers together; beyond it the newest are dropped."""
     max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Events that have waited for longer are dropped instead of being sent; 0 for never."""
     handler_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HANDLER_THREADS
@@ -121,6 +125,12 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"heartbeat_timeout_s ({self.heartbeat_timeout_s:g}) is less than two heartbeats "
                 f"of {self.heartbeat_interval_s:g} s",
                 remedy="raise heartbeat_timeout_s, or lower heartbeat_interval_s",
+            )
+        if (self.reliable_overflow == "spill") is not bool(self.spill):
+            raise ConfigError(
+                "bad_option",
+                'reliable_overflow = "spill" and a folder to spill to go together',
+                remedy='give both, as in spill = "/var/spool/rapini-spill"',
             )
         for prefix in self.relay:
             if prefix and not is_topic(prefix):

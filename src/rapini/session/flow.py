@@ -70,8 +70,8 @@ class Spill(Protocol):
     def has_room(self, size: int) -> bool:
         """Whether so many bytes would be taken."""
 
-    def put(self, data: bytes) -> int:
-        """Keep some bytes; returns what `get` and `discard` want. Taken and discarded in order, nearly always."""
+    def put(self, data: bytes) -> int | None:
+        """Keep some bytes; returns what `get` and `discard` want, or `None` if that failed."""
 
     def get(self, token: int) -> bytes:
         """Read them back."""
@@ -197,8 +197,10 @@ class SendFlow:
             self._append(batch, size, now)
             return True
         if self._spill is not None and self._spill.has_room(size):
-            self._append(batch, size, now, spilled=self._spill.put(batch.data))
-            return True
+            token = self._spill.put(batch.data)
+            if token is not None:
+                self._append(batch, size, now, spilled=token)
+                return True
         if self.overflow == "drop_oldest" or self._has_priorities:
             return self._make_room(batch, size, now)
         self._append_hole(batch, "queue_full")

@@ -409,3 +409,30 @@ def test_a_checkpoint_needs_somewhere_to_go(keys: Keys) -> None:
     with Node("receiver", **keys.of("receiver")) as receiver, pytest.raises(LocalError) as caught:
         receiver.checkpoint()
     assert caught.value.code == "no_checkpoint"
+
+
+def test_what_memory_has_no_room_for_spills_to_disk_and_comes_back(keys: Keys, tmp_path: Path) -> None:
+    options: dict[str, Any] = {
+        "send_queue_bytes": 16_384,
+        "reliable_overflow": "spill",
+        "spill": str(tmp_path / "spill"),
+    }
+    with (
+        running(Node("receiver", **keys.of("receiver"), window_bytes=4096)) as (receiver, seen),
+        running(Node("sender", **keys.of("sender"), **options, max_batch_events=4)) as (sender, _),
+    ):
+        receiver.subscribe("sure/")
+        sender.connect(receiver.listen("tcp+tls://127.0.0.1:0"))
+        seen.pause()
+        for number in range(1000):
+            sender.publish(SureTick(sender="sender", number=number, pad=bytes(500)))
+        (peer,) = sender.peers()
+        assert peer.queued_bytes < 20_000
+        with sender._lock:
+            spill = sender._core.peers.spill
+            assert spill is not None
+            assert spill.kept_bytes > 400_000
+        seen.resume()
+        eventually(lambda: numbers(seen, SureTick) == list(range(1000)))
+        assert not gaps(seen)
+        assert spill.kept_bytes == 0
