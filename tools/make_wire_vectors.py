@@ -214,9 +214,9 @@ def frame_value(kind: FrameKind, body: bytes | memoryview) -> object:
 
 
 def batch_value(batch: bytes) -> object:
-    """What a batch holds: runs of name, topic, count, events."""
-    runs = cast(list[tuple[str, str, int, bytes]], msgspec.msgpack.decode(batch))
-    return [[name, topic, count, raw(events)] for name, topic, count, events in runs]
+    """What a batch holds: runs of name, topic, count, events, and what else there is."""
+    runs = cast(list[tuple[str, str, int, bytes, *tuple[object, ...]]], msgspec.msgpack.decode(batch))
+    return [[name, topic, count, raw(events), *map(shown, rest)] for name, topic, count, events, *rest in runs]
 
 
 def frames() -> list[Vector]:
@@ -242,9 +242,18 @@ def frames() -> list[Vector]:
 def notes_batch() -> bytes:
     """Two runs: two events of one topic, one of another."""
     codec = Codec()
-    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")])
-    second, _ = codec.encode_run("note/y", [WireNote(3, "three")])
+    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")], 500)
+    second, _ = codec.encode_run("note/y", [WireNote(3, "three")], 502)
     return join_runs(first + second)
+
+
+def relayed_batch() -> bytes:
+    """The first run of the same, as a second relay sends it on."""
+    codec = Codec()
+    run = codec.split_batch_untrusted(notes_batch())[0][0]
+    return join_runs(
+        [codec.forward_run(msgspec.structs.replace(run, origin="sensor-1", stream=bytes(range(16)), hops=2))]
+    )
 
 
 def batches() -> list[Vector]:
@@ -256,6 +265,7 @@ def batches() -> list[Vector]:
     made = {
         "every-field": join_runs(every),
         "two-topics": notes_batch(),
+        "relayed": relayed_batch(),
         "raw-event": join_runs(raws),
         "empty": join_runs([]),
         "sixteen-runs": join_runs(one * 16),

@@ -26,6 +26,8 @@ _TAKERS: Final = {
     **dict.fromkeys(("transport_ended", "Goodbye", "Reject"), 0),
     **dict.fromkeys(("ConfigError", "LocalError", "TransportError", "PeerTimeoutError"), 0),
     **dict.fromkeys(("Disconnected", "ConnectFailed", "end", "_close"), 1),
+    "RequestError": 0,
+    "_answer": 2,
     "_replace": 2,
 }
 

@@ -159,13 +159,15 @@ def write_envelope(value: dict[str, Any]) -> bytes:
 
 def read_batch(data: bytes) -> list[Any]:
     return [
-        [name, topic, count, Unpack(bytes.fromhex(events["bytes"])).whole()]
-        for name, topic, count, events in Unpack(data).whole()
+        [name, topic, count, Unpack(bytes.fromhex(events["bytes"])).whole(), *rest]
+        for name, topic, count, events, *rest in Unpack(data).whole()
     ]
 
 
 def write_batch(runs: list[Any]) -> bytes:
-    return pack([[name, topic, count, {"bytes": pack(events).hex()}] for name, topic, count, events in runs])
+    return pack(
+        [[name, topic, count, {"bytes": pack(events).hex()}, *rest] for name, topic, count, events, *rest in runs]
+    )
 
 
 def read_frames(data: bytes) -> Iterator[dict[str, Any]]:

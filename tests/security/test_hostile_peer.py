@@ -82,7 +82,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         running(Node("honest", **keys.of("honest"))) as (honest, honest_seen),
     ):
         server.subscribe("")
-        server.serve("slow/", lambda event, origin: time.sleep(0.2))
+        server.serve("slow/", lambda event, origin: time.sleep(0.5))
         honest.subscribe("answers/")
         honest.connect(server.listen("zmq+tls://127.0.0.1:0"))
         port = port_of(server.listen("tcp+tls://127.0.0.1:0"))
@@ -92,6 +92,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 BATCH = batch_of("No.Such", "x", 1, b"\x91\x90")
 
 ASKED = batch_of("Tick", "slow/x", 1, b"\x91\x93\xa1e\x01\xc4\x00")
+
+LARGE = batch_of("Tick", "slow/x", 1, b"\x91\x93\xa1e\x01\xc6" + (3 << 20).to_bytes(4, "big") + bytes(3 << 20))
 
 # what is said once up, and the code of the typed rejection
 BREACHES = {
@@ -141,7 +143,7 @@ BREACHES = {
         "protocol_error",
     ),
     "requests beyond its credit": (
-        b"".join(frame(REQUEST, number, 60_000, "slow/x", True, bytes(3 << 20)) for number in range(2)),
+        b"".join(frame(REQUEST, number, 60_000, "slow/x", True, LARGE) for number in range(2)),
         "protocol_error",
     ),
     "a flood of pings": (frame(PING, 1) * 20_000, "flood"),
