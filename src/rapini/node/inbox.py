@@ -211,6 +211,14 @@ class Inbox:
             self.progress[done.stream_id] = done.end
             done.taken(done)
 
+    def events_of(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each durable one that it is the application's now: see `progress`."""
+        origin, stream_id = run.origin, run.stream_id
+        for number, event in enumerate(run.events, run.first_sequence + 1):
+            if stream_id:
+                self.progress[stream_id] = number
+            yield event, origin
+
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
         while True:
