@@ -416,9 +416,10 @@ class Link(LinkIntents):
 
     def _on_subscriptions(self, body: Subscriptions, now: float) -> None:
         self._move(Input.SUBSCRIPTIONS)
-        if not all(map(str.isprintable, body.prefixes)):  # they are shown to people
+        prefixes = tuple(dict.fromkeys(body.prefixes))
+        if not all(map(str.isprintable, prefixes)):  # they are shown to people
             raise ViolationError("protocol_error", "a subscription that no topic can have")
-        self._outcomes.append(SubscriptionsReceived(prefixes=tuple(body.prefixes)))
+        self._outcomes.append(SubscriptionsReceived(prefixes=prefixes))
         self._send(Subscribed(body.version), now)
         if not self._peer_subscribed:
             self._peer_subscribed = True
