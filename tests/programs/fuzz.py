@@ -1,8 +1,8 @@
 """Coverage-guided fuzzing of one decoder of network bytes, by atheris (libFuzzer).
 
-Run by `tests/security/test_fuzzing.py` as ``python -m tests.programs.fuzz TARGET [options of libFuzzer] CORPUS-FOLDER``.
-The stated invariant of every target: hostile bytes raise `DecodeError` (or become what the decoder says) and nothing
-else, and what was decoded encodes again.
+Run by `tests/security/test_fuzzing.py`, as ``python -m tests.programs.fuzz TARGET [libFuzzer's options] CORPUS``. The
+stated invariant of every target: hostile bytes raise `DecodeError` (or become what the decoder says) and nothing else,
+and what was decoded encodes again.
 """
 
 from __future__ import annotations
