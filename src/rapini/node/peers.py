@@ -49,7 +49,7 @@ from rapini.session.link import (
     SubscriptionsReceived,
 )
 from rapini.session.messages import Epoch, Incarnation
-from rapini.session.outbox import Batch, Hole, Outbox
+from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 
 __all__ = ["Peers"]
@@ -120,6 +120,7 @@ class Peers:
         self._contain = contain or _raise
         self._clock = environment.clock
         self._random = environment.random
+        self._make_outbox = environment.make_outbox
         self._taken: deque[ReceivedBatch] = deque()
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
@@ -221,7 +222,7 @@ class Peers:
     def _new_session(self, name: str) -> Session:
         return Session(
             name=name,
-            outbox=Outbox(
+            outbox=self._make_outbox(
                 self._settings.send_queue_bytes,
                 overflow=self._settings.overflow,
                 reliable_overflow=self._settings.reliable_overflow,
