@@ -342,6 +342,7 @@ class Peers:
         self.reports.link(record, _UP_STATES[record.relation])
         self.publisher.reroute()
         self._loop.changed.notify_all()
+        self.arm_acknowledgement(session, now)  # what was taken meanwhile
         self.pump(session, now)  # what was kept for it while it was away
 
     def _on_subscriptions(self, record: LinkRecord, prefixes: tuple[str, ...]) -> None:
@@ -531,6 +532,8 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
+        elif session is not None and session.lost_at is not None:  # it was coming back, and did not
+            self._loop.call_at(max(now, session.lost_at + self._settings.lease_s), self._end_leases)
         self.stores.closed(record, now)
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
@@ -543,8 +546,10 @@ class Peers:
     # -- leases and stalls -------------------------------------------------------------------------------------
 
     def _end_leases(self, now: float) -> None:
-        """Release the peers that have been lost for too long."""
+        """Release the peers that have been lost for too long, unless they are just coming back."""
         for session in list(self.sessions.values()):
+            if any(record.session is session and not record.link.is_closed for record in self.records.values()):
+                continue
             if session.lost_at is not None and now >= session.lost_at + self._settings.lease_s:
                 self.release(session, f"it has not returned within {self._settings.lease_s:g} s")
 
