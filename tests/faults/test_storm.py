@@ -42,9 +42,11 @@ class Storm:
 
     workload: Workload
     seed: int
-    seconds: float = 20.0
+    seconds: float = 14.0
     sensors_suffer: tuple[Fault, ...] = OF_PROCESSES
     receivers_suffer: tuple[Fault, ...] = OF_PROCESSES
+    spared: tuple[str, ...] = ()
+    """Sensors that are frozen and not killed: one life from the first fault to the last, whose account is exact."""
 
     def __str__(self) -> str:
         checkpoints = "".join(f"-{checkpoint}" for checkpoint in self.workload.receivers.values() if checkpoint)
@@ -57,10 +59,10 @@ def _workload(delivery: str, scheme: str, receivers: Mapping[str, str], rate: in
 
 ONE: Final = {MANAGER: ""}
 STORMS: Final = [
-    Storm(workload=_workload("best_effort", "zmq+tls", ONE), seed=15, receivers_suffer=FREEZE),
-    Storm(workload=_workload("best_effort", "tcp+tls", ONE), seed=34, receivers_suffer=FREEZE),
-    Storm(workload=_workload("reliable", "zmq+tls", ONE), seed=3, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
-    Storm(workload=_workload("reliable", "tcp+tls", ONE), seed=4, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
+    Storm(workload=_workload("best_effort", "zmq+tls", ONE), seed=7, receivers_suffer=FREEZE, spared=("sensor-3",)),
+    Storm(workload=_workload("best_effort", "tcp+tls", ONE), seed=23, receivers_suffer=FREEZE, spared=("sensor-3",)),
+    Storm(workload=_workload("reliable", "zmq+tls", ONE), seed=30, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
+    Storm(workload=_workload("reliable", "tcp+tls", ONE), seed=38, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
     Storm(workload=_workload("durable", "zmq+tls", {MANAGER: "sqlite", LOGGER: ""}, 500), seed=5),
     Storm(workload=_workload("durable", "tcp+tls", {MANAGER: "file", LOGGER: ""}, 500), seed=6),
 ]
@@ -91,7 +93,11 @@ def _weather(storm: Storm, keys: Keys, folder: Path) -> None:
     plan = make_plan(
         seed=storm.seed,
         seconds=storm.seconds,
-        processes=dict.fromkeys(sensors, storm.sensors_suffer) | dict.fromkeys(receivers, storm.receivers_suffer),
+        processes={
+            **dict.fromkeys(sensors, storm.sensors_suffer),
+            **dict.fromkeys(storm.spared, FREEZE),
+            **dict.fromkeys(receivers, storm.receivers_suffer),
+        },
         links=[(sensor, receiver) for sensor in sensors for receiver in receivers],
     )
     wanted = {*OF_LINKS, *storm.sensors_suffer, *storm.receivers_suffer}
@@ -122,7 +128,7 @@ def _weather(storm: Storm, keys: Keys, folder: Path) -> None:
         assert account.published > len(sensors) * workload.rate * storm.seconds / 8, "hardly anything was published"
     _Checks[Delivery(workload.delivery)](storm, accounts, counters)
     if Fault.KILL in storm.sensors_suffer:
-        assert {name for name, life in accounts[MANAGER].lives if life > 1} == set(sensors)
+        assert {name for name, life in accounts[MANAGER].lives if life > 1} == {*sensors} - {*storm.spared}
     if Fault.KILL in storm.receivers_suffer:
         assert min(fleet.programs[name].life for name in receivers) > 1
 
@@ -136,7 +142,8 @@ def _check_best_effort(storm: Storm, accounts: Mapping[str, Account], counters: 
     received = counted["received"]
     assert isinstance(received, dict)
     assert sum(received.values()) == account.received
-    assert sum(life.is_settled and bool(life.gaps) for life in account.lives.values()) > 0, "no gap was checked"
+    told = [account.lives[name, 1].gaps for name in storm.spared]
+    assert all(gaps.get("peer_lost") and gaps.get("lost_in_transit") for gaps in told), "the storm was none"
 
 
 def _check_reliable(storm: Storm, accounts: Mapping[str, Account], counters: Mapping[str, dict[str, object]]) -> None:
