@@ -28,12 +28,13 @@ with atheris.instrument_imports(include=["rapini"]):
         split_events_untrusted,
         split_store_untrusted,
     )
+    from rapini.session.states import LinkState
     from rapini.stores.messages import (
         answer_unknown_untrusted,
         decode_from_clone_untrusted,
         decode_from_master_untrusted,
     )
-    from tests.unit.session.parts import LinkState, scripted
+    from tests.unit.session.parts import scripted
 
 _STRINGS: Final = [("Tick", "tick/main"), ("rapini.RawEvent", "raw")]
 

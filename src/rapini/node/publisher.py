@@ -189,8 +189,8 @@ class Publisher:
         self._append_in_time(durable, runs[0], deadline)
         wanted = durable.spool.next_sequence
         while durable.spool.synced_sequence < wanted:
-            if durable.failure is not None:
-                raise durable.failure
+            if (failure := durable.failure) is not None:  # a new one each time: a raised error keeps its callers alive
+                raise StoreError(failure.code, failure.detail, path=failure.path, remedy=failure.remedy)
             left = deadline - self._clock()
             if left <= 0:
                 raise PeerTimeoutError("sync_timeout", f"not on disk within {timeout_s:g} s")
