@@ -262,9 +262,11 @@ class Inbox:
             return run.events, first
         origin = run.origin or batch.peer
         stream = run.stream or batch.incarnation
+        if self._seen.follows(origin, stream, first, run.count):  # nearly always; our own never gets in there
+            return run.events, first
         new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
         after = first + run.count
-        if len(new) == 1 and new[0] == (first, after):  # nearly always
+        if len(new) == 1 and new[0] == (first, after):
             return run.events, first
         kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
         bad = {first + each.index for each in run.bad}
