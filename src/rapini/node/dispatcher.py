@@ -64,8 +64,8 @@ class Dispatcher(Thread):
         for prefix, callback in self._callbacks:
             if not run.origin.topic.startswith(prefix):
                 continue
-            for event in run.events:
+            for event, origin in self.inbox.events_of(run):
                 try:
-                    callback(event, run.origin)
+                    callback(event, origin)
                 except BaseException:  # noqa: BLE001 - as above
                     _log.exception("a callback failed for an event on %s", run.origin.topic)

@@ -61,6 +61,8 @@ class ReceivedBatch(msgspec.Struct):
     end: int = 0
     known: int = 0
     """Of durable events: how many of the first ones we had before."""
+    strings: Sequence[tuple[str, str]] = ()
+    """The sender's table of names and topics; it only grows."""
     size: int = 0
     """Bytes of its sender's credit that it holds until it is taken."""
 
@@ -211,6 +213,14 @@ class Inbox:
             self.progress[done.stream_id] = done.end
             done.taken(done)
 
+    def events_of(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each durable one that it is the application's now: see `progress`."""
+        origin, stream_id = run.origin, run.stream_id
+        for number, event in enumerate(run.events, run.first_sequence + 1):
+            if stream_id:
+                self.progress[stream_id] = number
+            yield event, origin
+
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
         while True:
@@ -231,7 +241,7 @@ class Inbox:
     def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
         counters = self._counters
         try:
-            runs = self._codec.decode_batch_untrusted(batch.data)
+            runs = self._codec.decode_batch_untrusted(batch.data, batch.strings)
         except DecodeError as exc:
             counters.bad_event(batch.peer, "", "$", str(exc), batch.count)
             return []

@@ -490,19 +490,12 @@ class Node(Requests):
                 for run in item:
                     origin = run.origin
                     if run.stream_id:
-                        yield from self._durable_events(run)
+                        yield from self.inbox.events_of(run)
                         continue
                     for event in run.events:
                         yield event, origin
             elif with_status:
                 yield item
-
-    def _durable_events(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
-        """The events of a run, noting before each that it is the application's now; see `checkpoint`."""
-        progress, stream_id, origin = self.inbox.progress, run.stream_id, run.origin
-        for number, event in enumerate(run.events, run.first_sequence + 1):
-            progress[stream_id] = number
-            yield event, origin
 
     def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus | Gap]:
         """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""

@@ -141,6 +141,7 @@ class Peers:
             wake=self._wake_to_flush,
             clock=environment.clock,
             peers=self,
+            on_strings=self._tell_strings,
         )
         self._relay = None
         if settings.relay:
@@ -211,6 +212,12 @@ class Peers:
             if isinstance(outcome, DurableReceived) and outcome.count and self._relay is not None:
                 self._relay.skip_durable(outcome.batch, outcome.count)
             self.durables.handle(record, outcome, now)
+
+    def _tell_strings(self) -> None:
+        """Our table of names and topics has grown: everybody hears of it before the first run that needs it."""
+        now = self._clock()
+        for record in self.records.values():
+            record.link.tell_strings(self.publisher.strings.pairs, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
         if token == record.probe_token:
@@ -348,6 +355,7 @@ class Peers:
         session.record = None
         session.stream = None
         record.link.admit(epoch, now, hold_ready=self.stores.holds_ready)
+        record.link.tell_strings(self.publisher.strings.pairs, now)
         self.durables.tell_position(record, now)
         self.reports.link(record, PeerState.SYNCING)
         self.stores.admitted(record, now)
@@ -408,7 +416,7 @@ class Peers:
             return
         self._counters.received[session.name] += events.count
         if self._relay is not None:
-            self._relay.forward(session, events.delivery, events.batch, events.count, now)
+            self._relay.forward(record, session, events, now)
         batch = ReceivedBatch(
             peer=session.name,
             epoch=session.epoch,
@@ -418,6 +426,7 @@ class Peers:
             count=events.count,
             data=events.batch,
             taken=self.batch_taken,
+            strings=record.link.peer_strings,
             incarnation=session.incarnation,
             size=len(events.batch),
         )

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Final, Protocol, TypeVar
 
-from rapini.codec import Codec, EncodedRun, join_runs, split_into_batches
+from rapini.codec import Codec, EncodedRun, StringTable, join_runs, split_into_batches
 from rapini.errors import EventError, LocalError, PeerTimeoutError, RapiniError, StoreError
 from rapini.events import Event, check_topic
 from rapini.events.delivery import DELIVERIES, Delivery
@@ -71,6 +71,7 @@ class Publisher:
         pump: Sends what a session's credit allows.
         wake: Wakes the I/O thread to flush at `flush_at`.
         clock: Monotonic seconds.
+        on_strings: Called when the table of names and topics has grown, before a run uses it.
         peers: Releases and disconnects those whose queues are full, where their policy says so.
     """
 
@@ -85,8 +86,10 @@ class Publisher:
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         peers: Consequences | None = None,
+        on_strings: Callable[[], None] = lambda: None,
     ) -> None:
-        self.codec = Codec()
+        self.strings = StringTable(on_strings)
+        self.codec = Codec(self.strings)
         self.flush_at: float | None = None
         """When the I/O thread should flush; `None` when nothing waits."""
         self.room = threading.Condition(lock)

@@ -32,12 +32,12 @@ import msgspec
 
 from rapini.codec import EncodedRun, Transit
 from rapini.errors import DecodeError
-from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
+from rapini.node.links import LinkRecord
 from rapini.node.publisher import Publisher
 from rapini.node.sessions import Session
 from rapini.session.outbox import Batch
-from rapini.session.outcomes import GapReceived
+from rapini.session.outcomes import EventsReceived, GapReceived
 from rapini.session.seen import Seen
 
 __all__ = ["Relay"]
@@ -78,21 +78,20 @@ class Relay:
         self._relays = frozenset(relays)
         self._seen = Seen()
 
-    def forward(self, session: Session, delivery: Delivery, data: bytes, count: int, now: float) -> None:
+    def forward(self, record: LinkRecord, session: Session, events: EventsReceived, now: float) -> None:
         """Send on what came from a peer.
 
         Args:
+            record: The link that it came over.
             session: The peer's.
-            delivery: The class in which it came.
-            data: A batch, hostile or not.
-            count: How many events the peer says it holds.
+            events: A batch, hostile or not.
             now: Monotonic seconds.
         """
-        cut = self._counters.relay_cut
+        cut, delivery = self._counters.relay_cut, events.delivery
         try:
-            runs, bad = self._publisher.codec.split_batch_untrusted(data)
+            runs, bad = self._publisher.codec.split_batch_untrusted(events.batch, record.link.peer_strings)
         except DecodeError:
-            cut[_BAD_RUN] += count
+            cut[_BAD_RUN] += events.count
             return
         if bad:
             cut[_BAD_RUN] += bad

@@ -249,7 +249,7 @@ def test_only_what_is_delivered_counts_as_seen() -> None:
 
 def test_bad_events_do_not_shift_the_numbers_of_their_neighbours() -> None:
     desk = Desk("")
-    run = ["Note", "inbox/note", 3, b"\x93\x91\x01\x91\xc0\x91\x03", 10, "sensor", b"s" * 16, 1]
+    run = ["Note", "inbox/note", 3, b"\x93\x91\x01\x91\xc0\x91\x03", 10, -1, "sensor", b"s" * 16, 1]
     desk.put(relayed(10, 1, origin="sensor"), 1, peer="left")
     desk.put(msgspec.msgpack.encode([run]), 3, peer="right")
     desk.put(relayed(12, 3, origin="sensor"), 1, peer="left")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -14,14 +16,19 @@ from rapini.codec import Codec, join_runs
 from rapini.events import Event, RawEvent
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
+from rapini.node.links import LinkRecord
 from rapini.node.publisher import Publisher
 from rapini.node.relay import Relay
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.session.outbox import Batch, Hole, Outbox
-from rapini.session.outcomes import GapReceived
+from rapini.session.outcomes import EventsReceived, GapReceived
 
 STREAM = b"s" * 16
+
+
+_RECORD = cast(LinkRecord, SimpleNamespace(link=SimpleNamespace(peer_strings=[])))
+"""A link whose peer has told no table."""
 
 
 class Bench:
@@ -58,7 +65,8 @@ class Bench:
 
     def comes(self, session: Session, *batches: bytes, delivery: Delivery = Delivery.RELIABLE) -> None:
         for batch in batches:
-            self.relay.forward(session, delivery, batch, 1, 0.0)
+            events = EventsReceived(delivery=delivery, first_sequence=0, count=1, batch=batch)
+            self.relay.forward(_RECORD, session, events, 0.0)
 
     def sent(self, session: Session, delivery: Delivery = Delivery.RELIABLE) -> Iterator[tuple[str, int, int, int]]:
         """Origin, hops, first number and count of the runs that wait for a peer."""
