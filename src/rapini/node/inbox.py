@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -98,9 +98,10 @@ class Inbox:
     Args:
         counters: The node's; decode faults are counted there.
         name: The node's: its own events may come back by way of a relay, and are not delivered.
+        relays: Who may bring events of others; with nobody in it, everybody may.
     """
 
-    def __init__(self, counters: Counters, name: str = "") -> None:
+    def __init__(self, counters: Counters, name: str = "", relays: Collection[str] = ()) -> None:
         self.prefixes: tuple[str, ...] = ()
         """What this consumer subscribed to."""
         self.on_put: Callable[[], None] | None = None
@@ -108,6 +109,7 @@ class Inbox:
         self._counters = counters
         self._codec = Codec()
         self._name = name
+        self._relays = frozenset(relays)
         self._seen = Seen()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
@@ -272,9 +274,14 @@ class Inbox:
             return run.events, first
         origin = run.origin or batch.peer
         stream = run.stream or batch.incarnation
+        if run.origin and self._relays and batch.peer not in self._relays:
+            self._counters.repeated[batch.peer] += len(run.events)
+            return (), first
+        if self._seen.follows(origin, stream, first, run.count):  # nearly always; our own never gets in there
+            return run.events, first
         new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
         after = first + run.count
-        if len(new) == 1 and new[0] == (first, after):  # nearly always
+        if len(new) == 1 and new[0] == (first, after):
             return run.events, first
         kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
         bad = {first + each.index for each in run.bad}

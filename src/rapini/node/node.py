@@ -95,7 +95,7 @@ class Node(Requests):
         )
         self._lock = self._core.lock
         self._changed = self._core.loop.changed
-        self.inbox = Inbox(self._core.counters, name)
+        self.inbox = Inbox(self._core.counters, name, settings.relays)
         self._core.peers.inboxes.append(self.inbox)
         self._dispatcher: Dispatcher | None = None
         self._on_status = on_status
@@ -512,7 +512,7 @@ class Node(Requests):
 
     def _dispatch(self) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status)
+            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status, self._core.settings.relays)
             self._core.peers.inboxes.append(self._dispatcher.inbox)
             self._dispatcher.start()
         return self._dispatcher

@@ -152,6 +152,7 @@ class Peers:
                 hop_limit=settings.hop_limit,
                 counters=counters,
                 publisher=self.publisher,
+                relays=settings.relays,
             )
         self.asker = Asker(
             name=name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -34,7 +34,7 @@ _RECORD = cast(LinkRecord, SimpleNamespace(link=SimpleNamespace(peer_strings=[])
 class Bench:
     """A relay between sessions whose outboxes are looked into."""
 
-    def __init__(self, prefix: str = "a/", hop_limit: int = 3) -> None:
+    def __init__(self, prefix: str = "a/", hop_limit: int = 3, relays: Sequence[str] = ()) -> None:
         self.counters = Counters()
         self.lock = threading.RLock()
         self.sessions: dict[str, Session] = {}
@@ -47,7 +47,12 @@ class Bench:
             wake=lambda: None,
         )
         self.relay = Relay(
-            name="me", prefixes=(prefix,), hop_limit=hop_limit, counters=self.counters, publisher=self.publisher
+            name="me",
+            prefixes=(prefix,),
+            hop_limit=hop_limit,
+            counters=self.counters,
+            publisher=self.publisher,
+            relays=relays,
         )
 
     def add(self, name: str, *prefixes: str) -> Session:
@@ -209,6 +214,16 @@ def test_gaps_count_their_relays_and_end_at_the_limit() -> None:
     bench.relay.forward_gap(source, gap("upstream_3", {"a/1": 4}), 0.0)
     assert list(holes(other, Delivery.RELIABLE)) == []
     assert bench.counters.relay_cut == {"hop_limit": 4}
+
+
+def test_only_named_relays_may_bring_events_of_others() -> None:
+    bench = Bench(relays=["good"])
+    good, evil, other = bench.add("good"), bench.add("evil"), bench.add("x", "a/")
+    evil.incarnation = b"e" * 16  # type: ignore[assignment]
+    bench.comes(evil, batch("a/1", 0, 100, origin="o"), batch("a/1", 5, 1))
+    bench.comes(good, batch("a/1", 0, 2, origin="o"))
+    assert list(bench.sent(other)) == [("evil", 1, 5, 1), ("o", 2, 0, 2)]
+    assert bench.counters.relay_cut == {"not_a_relay": 100}
 
 
 def test_durable_events_are_counted_and_not_forwarded() -> None:
