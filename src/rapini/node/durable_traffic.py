@@ -6,6 +6,7 @@ in those of others; here both meet the links. Under the node's lock.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ import msgspec
 
 from rapini import limits
 from rapini.codec import join_runs
+from rapini.errors import LocalError, StoreError
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
 from rapini.node.durable import Chunk, DurableStream, Place
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from rapini.node.peers import Peers
 
 __all__ = ["DurableTraffic"]
+
+_log = logging.getLogger("rapini.node")
 
 
 _BATCH_HEAD_BYTES: Final = 8
@@ -86,7 +90,14 @@ class DurableTraffic:
             raise AssertionError("only an admitted peer that was told of our stream says where it is")
         if not publisher.is_blocked():
             publisher.flush(now)  # what was published before is not what it subscribed to
-        session.place = self.own.begin(session.name, record.prefixes, told.position, is_kept=told.is_kept)
+        try:
+            session.place = self.own.begin(session.name, record.prefixes, told.position, is_kept=told.is_kept)
+        except LocalError as error:  # a position that no stream of ours can have reached
+            record.link.refuse("protocol_error", f"a position beyond all numbers: {error.detail}", now)
+            return
+        except StoreError as error:
+            _log.error("%s cannot be served durable events: %s", session.name, error)
+            return
         self._peers.pump(session, now)
 
     def pump(self, session: Session, record: LinkRecord, place: Place, now: float) -> None:
