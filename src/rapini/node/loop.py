@@ -82,6 +82,8 @@ class Loop(Thread):
         """Whether a turn that a consumer took has brought so much that two threads are better."""
         self._fault: BaseException | None = None
         """What a turn that a consumer took has raised."""
+        self.leads = 0
+        """How often a consumer has led."""
         self._open()
 
     def _open(self) -> None:
@@ -169,6 +171,7 @@ class Loop(Thread):
         if not baton.take():
             return
         try:
+            self.leads += 1
             self._is_busy = False
             wait_s = self._sleeps_until - self._clock()
             while is_empty() and not is_asked() and not self._stop_signal.is_set():
