@@ -97,6 +97,7 @@ class Node(Requests):
         self._changed = self._core.loop.changed
         self.inbox = Inbox(self._core.counters, name, settings.relays)
         self._core.peers.inboxes.append(self.inbox)
+        self.inbox.turns = self._core.loop
         self._dispatcher: Dispatcher | None = None
         self._on_status = on_status
         self._is_stopped = False
