@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import msgspec
 
 from rapini import limits
+from rapini.session.spill import Spill
 
 __all__ = ["Batch", "DropCause", "Hole", "Item", "Overflow", "SendFlow", "Spill"]
 
@@ -62,22 +63,6 @@ class Hole(msgspec.Struct):
 
 
 Item = Batch | Hole
-
-
-class Spill(Protocol):
-    """Where batches go that memory has no room for; bounded. Implemented in `rapini.storage`."""
-
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes would be taken."""
-
-    def put(self, data: bytes) -> int | None:
-        """Keep some bytes; returns what `get` and `discard` want, or `None` if that failed."""
-
-    def get(self, token: int) -> bytes:
-        """Read them back."""
-
-    def discard(self, token: int) -> None:
-        """They are not needed any more."""
 
 
 class _Entry(msgspec.Struct):
