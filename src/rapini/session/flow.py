@@ -388,7 +388,7 @@ class SendFlow:
                 entry.in_doubt = True
         self._compact()
         if len(self._queued) > _COMPACT_AT:
-            self._compact(join_all=True)
+            self._compact(join_as=cause)
         if len(self._sent) > _COMPACT_AT:
             self._sent = _joined_doubts(self._sent)
 
@@ -398,7 +398,7 @@ class SendFlow:
         self._unsend(0 if not self._sent else self._sent[0].first)
         self._compact()
         if len(self._queued) > _COMPACT_AT:
-            self._compact(join_all=True)
+            self._compact(join_as="unacknowledged")
         self.next_sequence = self.sent_sequence = 0
         for entry in self._queued:
             entry.first, self.next_sequence = self.next_sequence, self.next_sequence + entry.item.count
@@ -449,17 +449,20 @@ class SendFlow:
         if self._holes_queued > _COMPACT_AT:
             self._compact()
 
-    def _compact(self, *, join_all: bool = False) -> None:
-        """Join holes that stand next to each other; with `join_all`, of different reasons too."""
+    def _compact(self, *, join_as: DropCause = "") -> None:
+        """Join holes that stand next to each other; with `join_as`, of different reasons too, for that one.
+
+        The account goes with what the peer is told: one reason for all.
+        """
         joined: deque[_Entry] = deque()
         for entry in self._queued:
             item = entry.item
             last = joined[-1] if joined else None
             before = last.item if last is not None else None
-            if isinstance(item, Hole) and isinstance(before, Hole) and (join_all or before.reason == item.reason):
-                if before.reason != item.reason:  # one reason for all, in the account as in what the peer is told
-                    self.count_drop(self._count_less(before), item.reason)
-                    before.reason = item.reason
+            if join_as and isinstance(item, Hole) and item.reason != join_as:
+                self.count_drop(self._count_less(item), join_as)
+                item.reason = join_as
+            if isinstance(item, Hole) and isinstance(before, Hole) and before.reason == item.reason:
                 _widen(before, item.count, item.topics)
                 joined[-1].after = entry.after
             else:
