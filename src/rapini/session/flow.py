@@ -151,6 +151,11 @@ class SendFlow:
         return not self._queued and not self._sent
 
     @property
+    def acknowledged_sequence(self) -> int:
+        """The number after the last that was acknowledged."""
+        return self._sent[0].first if self._sent else self.sent_sequence
+
+    @property
     def has_queued(self) -> bool:
         """Whether something is to be sent now.
 
@@ -326,8 +331,7 @@ class SendFlow:
         Returns:
             False if its word contradicts ours.
         """
-        lowest = self._sent[0].first if self._sent else self.sent_sequence
-        if not lowest <= received <= self.sent_sequence:
+        if not self.acknowledged_sequence <= received <= self.sent_sequence:
             return False
         if any(entry.first < received < entry.after and not entry.in_doubt for entry in self._sent):
             return False  # a batch, or a gap, comes whole or not at all
@@ -395,7 +399,7 @@ class SendFlow:
     def restarted(self) -> None:
         """The peer is another incarnation: what the old one did not acknowledge are holes before the new numbers."""
         self.give_up("unacknowledged")
-        self._unsend(0 if not self._sent else self._sent[0].first)
+        self._unsend(self.acknowledged_sequence)
         self._compact()
         if len(self._queued) > _COMPACT_AT:
             self._compact(join_as="unacknowledged")
