@@ -193,14 +193,14 @@ class SendFlow:
         Args:
             batch: Encoded events.
             now: Monotonic seconds; ages count from here.
-            may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
+            may_exceed: Take it, though it goes over the bound, because there was room before: for a publisher that
                 waited for room and cannot know how large its batch will be.
         """
         size = len(batch.data)
         kept = self.queued_bytes + self.sent_bytes - self._sent_gap_bytes
         if batch.priority:
             self._has_priorities = True
-        if not kept or (kept < self.max_bytes and (may_exceed or kept + size <= self.max_bytes)):
+        if not kept or may_exceed or kept + size <= self.max_bytes:
             self._append(batch, size, now)
             return True
         if self._spill is not None and self._spill.has_room(size):

@@ -35,7 +35,7 @@ __all__ = ["Observer", "Violation"]
 _HONEST_CODES: Final = frozenset(
     {
         "", "aborted", "already_known", "cannot_resolve", "closed", "closed_in_handshake", "duplicate_connection",
-        "duplicate_name", "goodbye", "greeting_timeout", "handshake_timeout", "lease_expired", "left", "reset", "refused",
+        "duplicate_name", "goodbye", "greeting_timeout", "handshake_timeout", "introduce", "lease_expired", "left", "reset", "refused",
         "silent", "slow", "stalled", "overloaded",
         "superseded", "timeout", "transport_ended", "too_many_connections", "unreachable",
     }
@@ -98,6 +98,8 @@ class Observer:
     def started(self, process: Process) -> None:
         """See `witness.Witness`."""
         self.incarnations.add(process)
+        settings = process.node.plan.settings
+        self.flows.policies[process.name] = settings.overflow, settings.reliable_overflow
         self._published[process.name, process.run] = []
         self._unwell[process.name] = self._world.now
 
