@@ -153,8 +153,9 @@ class DurableStream:
         try:
             first = self._append(run)
         except StoreError as error:
-            self.is_full = error.code == "spool_full"
-            if not self.is_full:
+            is_full = error.code == "spool_full"
+            self.is_full = is_full and not self.drops_oldest  # whom the policy does not let wait must not wait
+            if not is_full:
                 self._fail(error)
             raise
         self.is_full = False

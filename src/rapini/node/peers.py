@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from rapini import limits
 from rapini.node.admission import Admission
 from rapini.node.arrivals import Arrivals
@@ -54,7 +56,7 @@ from rapini.session.link import (
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
-from rapini.session.messages import Epoch, Incarnation
+from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 from rapini.storage import SpillFiles
@@ -62,6 +64,9 @@ from rapini.storage import SpillFiles
 __all__ = ["Peers"]
 
 _log = logging.getLogger("rapini.node")
+
+INTRODUCE: Final = "introduce"
+"""The code of a refusal that is none: dial again, now that you know my name (the detail)."""
 
 _UP_STATES: Final = {
     Relation.FIRST: PeerState.UP,
@@ -240,6 +245,9 @@ class Peers(Arrivals, Leases):
                 return
         # Who answers behind plain is not known before it says so; most likely the one who answered before.
         expected = record.dial.peer if record.dial is not None else ""
+        if not name and expected and self.roster.has_link(expected):
+            record.link.abandon("duplicate_connection", f"{expected} is connected already")
+            return
         self._greet(record, name or expected, now)
 
     def _greetings_of(self, name: str) -> int:
@@ -247,9 +255,12 @@ class Peers(Arrivals, Leases):
 
     def _greet(self, record: LinkRecord, name: str, now: float) -> None:
         session = self.sessions.get(name)
-        if session is None or (record.link.identity is not None and not session.is_verified):
+        if session is None or session.is_verified is (record.link.identity is None):
             session = self._new_session(name)  # for this greeting only: nothing is known of who proves this name
-        record.greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        if not name:  # we may know it, and cannot say so before it says who it is
+            greeting = msgspec.structs.replace(greeting, received=[])
+        record.greeting = greeting
         record.link.greet(record.greeting, now)
 
     def _new_session(self, name: str) -> Session:
@@ -290,6 +301,10 @@ class Peers(Arrivals, Leases):
         greeting = record.link.greeting
         if greeting is None:
             raise AssertionError("a link is judged by its greeting")
+        if self._is_anonymous(record, greeting):
+            record.link.refuse(INTRODUCE, self._name, now)
+            self._service(record, now)
+            return
         welcome_epoch = record.link.offered_epoch
         claim = Claim(
             link=record.id,
@@ -300,6 +315,17 @@ class Peers(Arrivals, Leases):
             is_verified=record.link.identity is not None,
         )
         self.carry_out(self.roster.judge(claim, now), now)
+
+    def _is_anonymous(self, record: LinkRecord, greeting: Greeting) -> bool:
+        """Whether an initiator greets us as a stranger only because it does not know whom it has reached.
+
+        Behind plain that is so at its first dial. If we have a session with this very incarnation of it, admitting it
+        as a stranger would restart the numbers at both ends: it is told our name, and dials again with its account.
+        """
+        if record.link.is_initiator or record.link.identity is not None or greeting.received:
+            return False
+        session = self.sessions.get(greeting.node)
+        return session is not None and not session.is_verified and session.incarnation == greeting.incarnation
 
     # -- the roster's decisions ----------------------------------------------------------------------------------
 
@@ -458,8 +484,9 @@ class Peers(Arrivals, Leases):
             self._dial_ended(record, closed, now)
         self._loop.changed.notify_all()
         self.carry_out(self.roster.link_closed(record.id), now)
-        if was_up and session is not None:
-            self.wake_standby(session.name, now)
+        name = record.link.peer
+        if name and not self.roster.has_link(name):
+            self.wake_standby(name, now)
 
     # -- dials ---------------------------------------------------------------------------------------------------
 
@@ -467,9 +494,18 @@ class Peers(Arrivals, Leases):
         dial = record.dial
         if dial is None or dial.state is DialState.DONE:
             return
-        name = record.link.peer
-        if closed.code == "duplicate_connection" and self.roster.has_link(name):
+        name = record.link.peer or dial.peer
+        if closed.code == INTRODUCE:
+            name = record.link.peer or closed.detail
+            is_news, dial.peer = dial.peer != name, name
+        else:
+            is_news = False
+        if closed.code in ("duplicate_connection", INTRODUCE) and self.roster.has_link(name):
             dial.stand_by(name)
+            return
+        if is_news:
+            dial.wake(now)  # at once, and this time we know whom we greet
+            self._loop.wake_before(now)
             return
         was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
         dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)

@@ -371,20 +371,34 @@ class Publisher:
         for run, receivers, (delivery, priority) in encoded:
             for session in receivers:
                 wanted.setdefault((session, delivery, priority), []).append(run)
+        # Where there is room now everything goes that waited for it: a batch of one rank must not leave none to the next.
+        roomy = {
+            (session.name, delivery): delivery in self._blocking and session.outbox.flows[delivery].has_room()
+            for session, delivery, _ in wanted
+        }
         made: dict[tuple[int, ...], list[Batch]] = {}  # receivers of the same runs share one batch (or few, if large)
         for (session, delivery, priority), runs in wanted.items():
             key = tuple(map(id, runs))
             batches = made.get(key)
             if batches is None:
                 batches = made[key] = [batch_of(group, priority) for group in split_into_batches(runs)]
-            self._deliver(batches, (session,), delivery, now)
+            self._deliver(batches, (session,), delivery, now, takes_all=roomy[session.name, delivery])
 
-    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], delivery: Delivery, now: float) -> None:
+    def _deliver(
+        self,
+        batches: Sequence[Batch],
+        receivers: Iterable[Session],
+        delivery: Delivery,
+        now: float,
+        *,
+        takes_all: bool = False,
+    ) -> None:
         blocks = delivery in self._blocking
         for session in receivers:
+            may_exceed = takes_all or (blocks and session.outbox.flows[delivery].has_room())
             for batch in batches:
                 if session.record is not None:
-                    if session.outbox.put(batch, delivery, now, may_exceed=blocks):
+                    if session.outbox.put(batch, delivery, now, may_exceed=may_exceed):
                         self._pump(session, now)
                     else:
                         self._on_full(session, delivery, now)
@@ -409,7 +423,7 @@ class Publisher:
         if session.is_departed:
             session.outbox.lose(batch, delivery, "lease_expired")  # its last, which the gap at its return must cover
         else:
-            session.outbox.put(batch, delivery, now)
+            session.outbox.put(batch, delivery, now, may_exceed=not keeps_the_rest)
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
