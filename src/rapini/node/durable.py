@@ -20,6 +20,7 @@ from typing import Final
 
 import msgspec
 
+from rapini import limits
 from rapini.codec import EncodedRun
 from rapini.errors import RapiniError, StoreError
 from rapini.session.stream import StreamSender
@@ -41,6 +42,9 @@ _RUN_BYTES: Final = 256 * 1024
 _READ_BYTES: Final = 512 * 1024
 """What one look into the spool brings at most."""
 
+_BATCH_HEAD_BYTES: Final = 3
+"""What joining runs adds to them at most."""
+
 _MAX_CACHED_TOPICS: Final = 65_536
 
 
@@ -52,6 +56,13 @@ class Chunk(msgspec.Struct, frozen=True):
     runs: Sequence[EncodedRun] = ()
     hole: Hole | None = None
 
+    @property
+    def credit_bytes(self) -> int:
+        """Bytes of the subscriber's credit that it takes at most."""
+        if not self.runs:
+            return 2 * limits.GAP_CREDIT_BYTES  # a hole, and a step over what lies before it
+        return _BATCH_HEAD_BYTES + sum(len(run.data) for run in self.runs)
+
 
 class Place(StreamSender):
     """One subscriber's place, with what was read ahead for it."""
@@ -60,6 +71,8 @@ class Place(StreamSender):
         super().__init__(position, is_kept=is_kept)
         self.ahead: deque[Record | Hole] = deque()
         self.ahead_until = position
+        self.held: Chunk | None = None
+        """What comes next, and had no credit."""
 
 
 class DurableStream:
@@ -243,6 +256,7 @@ class DurableStream:
             self._owe(name, prefixes, place.settled)
         place.ahead.clear()
         place.ahead_until = place.position
+        place.held = None
 
     def gone(self, name: str) -> None:
         """A subscriber's connection is over."""

@@ -90,9 +90,18 @@ class DurableTraffic:
         own, outbox = self.own, session.outbox
         if own is None:
             return
-        while not record.unsent and (outbox.in_flight_bytes < outbox.window_bytes or not outbox.in_flight_bytes):
-            chunk = own.next_chunk(place, session.prefixes)
-            if chunk is None or not self._send(session, record, place, chunk, now):
+        while not record.unsent:
+            in_flight = outbox.in_flight_bytes
+            if in_flight and in_flight >= outbox.window_bytes:
+                return  # which is known without looking at the disk
+            chunk = place.held or own.next_chunk(place, session.prefixes)
+            place.held = None
+            if chunk is None:
+                return
+            if in_flight and in_flight + chunk.credit_bytes > outbox.window_bytes:
+                place.held = chunk
+                return
+            if not self._send(session, record, place, chunk, now):
                 return
             outbox.durable_bytes = place.in_flight_bytes
             record.transmit()
