@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from rapini.node.counters import CountersSnapshot
 from rapini.node.dispatcher import EventCallback
 from rapini.node.node import Node
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
+from rapini.node.store import Store
 
 __all__ = ["AsyncNode"]
 
@@ -69,6 +71,27 @@ class AsyncNode:
     async def publish_async(self, event: Event, topic: str | None = None) -> PublishOutcome:
         """Publish from a worker thread: waits for room without holding up the event loop."""
         return await asyncio.to_thread(self.node.publish, event, topic)
+
+    async def publish_durable(
+        self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0
+    ) -> PublishOutcome:
+        """See `Node.publish_durable`."""
+        return await asyncio.to_thread(lambda: self.node.publish_durable(event, topic, timeout_s=timeout_s))
+
+    def checkpoint(self) -> None:
+        """See `Node.checkpoint`. It writes to the disk, in this thread: that of the database's connection."""
+        self.node.checkpoint()
+
+    def store(
+        self,
+        name: str,
+        *,
+        master: bool = False,
+        path: str | Path | None = None,
+        may_write: Callable[[str], bool] | None = None,
+    ) -> Store:
+        """See `Node.store`. A clone's writes wait for the master: call them by `asyncio.to_thread`."""
+        return self.node.store(name, master=master, path=path, may_write=may_write)
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
         """See `Node.flush`."""
@@ -160,8 +183,8 @@ class AsyncNode:
                     yield item
                 else:
                     for run in item:
-                        for event in run.events:
-                            yield event, run.origin
+                        for pair in inbox.events_of(run):
+                            yield pair
                     await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
         finally:
             inbox.on_put = None
