@@ -25,6 +25,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -59,7 +60,9 @@ def say(**line: object) -> None:
 class Output(Protocol):
     """Where the lines go."""
 
-    checkpoint: SqliteCheckpoint | FileCheckpoint | None
+    @property
+    def checkpoint(self) -> SqliteCheckpoint | FileCheckpoint | None:
+        """Where positions are committed with them."""
 
     def write(self, lines: str) -> None:
         """Append lines."""
@@ -71,7 +74,7 @@ class Output(Protocol):
 class AppendedFile:
     """Every line is the kernel's when it is written."""
 
-    checkpoint = None
+    checkpoint: None = None
 
     def __init__(self, path: Path) -> None:
         ledger.mend(path)
@@ -120,7 +123,11 @@ class CommittedFile:
         """Nothing to do: `node.checkpoint()` has committed both."""
 
 
-OUTPUTS: Final = {"": AppendedFile, "sqlite": CommittedTable, "file": CommittedFile}
+OUTPUTS: Final[dict[str, Callable[[Path], Output]]] = {
+    "": AppendedFile,
+    "sqlite": CommittedTable,
+    "file": CommittedFile,
+}
 
 
 def read_ledger(path: Path, checkpoint: str) -> str:

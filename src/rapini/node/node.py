@@ -308,9 +308,9 @@ class Node:
 
         Raises:
             LocalError: As `publish`; `not_durable`: its topic is of another class.
-            StoreError: `spool_full`: it was not published. `disk_full`, `write_failed`, `sync_failed`: it is not on disk.
-                It is kept in memory where there is room, and written and delivered once the disk takes it; whoever
-                publishes it again may have it delivered twice.
+            StoreError: `spool_full`: it was not published. `disk_full`, `write_failed`, `sync_failed`: it is not on
+                disk. It is kept in memory while there is room, and is written and delivered once the disk takes it;
+                whoever publishes it again may have it delivered twice.
             PeerTimeoutError: `sync_timeout`: not on disk yet; it may still be.
 
         Thread: any.
