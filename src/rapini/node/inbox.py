@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -21,7 +21,7 @@ from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
 from rapini.node.status import Gap, Origin, PeerStatus
 
-__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
+__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after", "rest_of"]
 
 MAX_WAITING_STATUSES: Final = 10_000
 """Status reports that wait for a consumer who never comes; later ones are counted and dropped."""
@@ -94,6 +94,8 @@ class Inbox:
         self.progress: dict[bytes, int] = {}
         """Durable streams, with the position after the last event that was given to the application."""
         self._in_hand: ReceivedBatch | None = None
+        self._rest: list[EventRun] = []
+        """Of a batch, what its consumer was not given because it stopped."""
         self._statuses_put = 0
         self._statuses_got = 0
         self._ended = False
@@ -153,6 +155,9 @@ class Inbox:
         Raises:
             LocalError: `node_failed`.
         """
+        if self._rest:
+            rest, self._rest = self._rest, []
+            return rest
         self.finish()
         if self._ended:
             if self._error is not None:
@@ -178,6 +183,26 @@ class Inbox:
             return self._decode(item)
         self.progress[item.stream_id] = item.end
         return item.gap
+
+    def put_back(self, runs: Iterable[EventRun]) -> None:
+        """A consumer stops in the middle of a batch: the next `get` returns what it was not given."""
+        self._rest = [run for run in runs if run.events]
+
+    def one_by_one(self, runs: Sequence[EventRun]) -> Iterator[tuple[Event, Origin]]:
+        """The events of a batch, noting before each durable one that it is the application's now."""
+        for run in runs:
+            if run.stream_id:
+                yield from self.durable_events(run, iter(run.events))
+            else:
+                for event in run.events:
+                    yield event, run.origin
+
+    def durable_events(self, run: EventRun, events: Iterator[Event]) -> Iterator[tuple[Event, Origin]]:
+        """The same for a run of durable events; see `Node.checkpoint`."""
+        progress, stream_id, origin = self.progress, run.stream_id, run.origin
+        for number, event in enumerate(events, run.first_sequence + 1):
+            progress[stream_id] = number
+            yield event, origin
 
     def finish(self) -> None:
         """The application is done with what it was given last. Durable events count as taken only now: what a killed
@@ -245,6 +270,12 @@ def _durable_run(run: DecodedRun, origin: Origin, batch: ReceivedBatch, first: i
     places = (index for index in range(len(run.events) + len(bad)) if index not in bad)
     numbered = zip(places, run.events, strict=False)
     return [EventRun((event,), origin, batch.stream_id, first + at) for at, event in numbered if at >= skip]
+
+
+def rest_of(run: EventRun, events: Iterator[Event]) -> EventRun:
+    """What is left of a run whose events were given one by one."""
+    rest = tuple(events)
+    return EventRun(rest, run.origin, run.stream_id, run.first_sequence + len(run.events) - len(rest))
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

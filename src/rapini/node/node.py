@@ -32,7 +32,7 @@ from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
 from rapini.node.durable import DurableStream
-from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.inbox import EventRun, Inbox, deadline_after, rest_of
 from rapini.node.report_status import StatusSource
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings, load_table
@@ -478,37 +478,42 @@ class Node:
     ) -> Iterator[tuple[Event, Origin] | PeerStatus | Gap]:
         """Received events with their origin, until `stop()` or `close()`.
 
+        A loop over them may be left at any time; the next one goes on with the next event.
+
         Args:
             timeout_s: End when nothing has come for so long; `None` waits for ever.
             with_status: Also yield `PeerStatus` reports and `Gap`s, in order with the events.
         """
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                for run in item:
-                    origin = run.origin
-                    if run.stream_id:
-                        yield from self._durable_events(run)
-                        continue
-                    for event in run.events:
-                        yield event, origin
+                runs = iter(item)
+                for run in runs:
+                    origin, events = run.origin, iter(run.events)
+                    try:
+                        if run.stream_id:
+                            yield from self.inbox.durable_events(run, events)
+                            continue
+                        for event in events:
+                            yield event, origin
+                    except GeneratorExit:
+                        self.inbox.put_back((rest_of(run, events), *runs))
+                        raise
             elif with_status:
                 yield item
-
-    def _durable_events(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
-        """The events of a run, noting before each that it is the application's now; see `checkpoint`."""
-        progress, stream_id, origin = self.inbox.progress, run.stream_id, run.origin
-        for number, event in enumerate(run.events, run.first_sequence + 1):
-            progress[stream_id] = number
-            yield event, origin
 
     def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus | Gap]:
         """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                for run in item:
+                runs = iter(item)
+                for run in runs:
                     if run.stream_id:
                         self.inbox.progress[run.stream_id] = run.first_sequence + len(run.events)
-                    yield run
+                    try:
+                        yield run
+                    except GeneratorExit:
+                        self.inbox.put_back(runs)
+                        raise
             else:
                 yield item
 
