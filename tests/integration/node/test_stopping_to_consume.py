@@ -14,8 +14,8 @@ from tests.integration.node.support import QUICK, Keys, eventually
 from tests.programs.events import KeptTick, SureTick, Tick
 
 COUNT = 300
-BATCHED: dict[str, Any] = {"max_batch_delay_s": 0.5}
-"""So that the receiver gets them in few batches."""
+BATCHED: dict[str, Any] = {"max_batch_delay_s": 0.5, "drain_timeout_s": 0.2}
+"""So that the receiver gets them in few batches, and nobody waits for what it does not take."""
 
 
 def _by_events(node: Node) -> Iterator[tuple[int, str]]:
@@ -43,7 +43,7 @@ def test_the_next_loop_goes_on_where_the_last_one_stopped(
     ):
         receiver.subscribe("many/")
         sender.connect(receiver.listen("tcp+tls://127.0.0.1:0"))
-        _wait_until_wanted(sender)
+        _wait_until_wanted(sender, "many/0")
         for number in range(COUNT):
             sender.publish(kind(sender="sender", number=number), f"many/{number % 2}")
         assert _flush(sender)
@@ -59,10 +59,10 @@ def test_the_next_loop_goes_on_where_the_last_one_stopped(
         assert seen == list(range(COUNT))
 
 
-def _wait_until_wanted(sender: Node) -> None:
+def _wait_until_wanted(sender: Node, topic: str) -> None:
     durable = sender._core.durable
     assert durable is not None
-    eventually(lambda: durable.wants("many/0"))
+    eventually(lambda: durable.wants(topic))
 
 
 def _flush(sender: Node) -> bool:
@@ -82,9 +82,7 @@ def test_a_checkpoint_between_two_loops_covers_what_was_given_and_no_more(keys: 
                 receiver.subscribe("kept/")
                 receiver.connect(url)
                 if not seen:
-                    durable = sender._core.durable
-                    assert durable is not None
-                    eventually(lambda: durable.wants("kept/tick"))
+                    _wait_until_wanted(sender, "kept/tick")
                     for number in range(COUNT):
                         sender.publish(KeptTick(sender="sender", number=number))
                 for _ in range(2):  # 50 in one loop, 50 in the next
@@ -116,7 +114,7 @@ def test_over_asyncio_too(keys: Keys, tmp_path: Path) -> None:
         async with receiver_node as receiver, sender_node as sender:
             await receiver.subscribe("tick/", "kept/")
             await sender.connect(receiver.listen("tcp+tls://127.0.0.1:0"))
-            _wait_until_kept(sender.node)
+            _wait_until_wanted(sender.node, "kept/tick")
             for kind in (Tick, KeptTick):
                 await _publish(sender, kind, range(COUNT))
                 seen: list[int] = []
@@ -138,9 +136,3 @@ async def _publish(sender: AsyncNode, kind: type[Event], numbers: Any) -> None:
     for number in numbers:
         sender.publish(kind(sender="sender", number=number))
     await sender.flush(0.2)
-
-
-def _wait_until_kept(sender: Node) -> None:
-    durable = sender._core.durable
-    assert durable is not None
-    eventually(lambda: durable.wants("kept/tick"))
