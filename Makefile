@@ -16,7 +16,7 @@ SOURCES := src tests $(wildcard tools examples)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check soak format lint types contracts licences deep fuzz bench docs lock venv wheel clean
+.PHONY: help demo test check soak simulate format lint types contracts licences deep fuzz bench docs lock venv wheel clean
 
 help: ## This list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -31,6 +31,11 @@ check: lint types contracts licences test ## Everything that must be green
 
 soak: $(VENV)/.dev ## The tests that take minutes or more
 	$(BIN)/python -m pytest -q -m soak --timeout=7200 $(ARGS)
+
+# make simulate SEED=4711 VERBOSE=1   one seed with its whole trace; make simulate SEEDS=100000   that many
+simulate: $(VENV)/.package ## Seeded failures of a whole cluster in virtual time (SEED=, SEEDS=, FIRST=, VERBOSE=1)
+	$(BIN)/python -m rapini.testing.simulation $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+		$(if $(FIRST),--first $(FIRST)) $(if $(VERBOSE),--verbose)
 
 format: $(VENV)/.dev ## Reformat, and mend what can be mended
 	$(BIN)/ruff check --fix-only $(SOURCES)

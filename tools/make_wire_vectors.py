@@ -18,11 +18,12 @@ from typing import Final, Literal, cast
 
 import msgspec
 
-from rapini.codec import Codec, join_runs
+from rapini.codec import Codec, StringTable, join_runs
 from rapini.events import Address, Event, Interval, Network, Port, RawEvent, Record, Time
 from rapini.events.delivery import Delivery
 from rapini.secure.envelope import EnvelopeGate, Mechanism
 from rapini.secure.plain import OPENING
+from rapini.session import packets
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
@@ -35,14 +36,23 @@ from rapini.session.messages import (
     Hello,
     Ping,
     Pong,
+    Position,
     Ready,
     Reject,
+    Request,
+    Response,
+    Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
     encode_frame,
+    pack_durable_frame,
     pack_events_frame,
+    pack_store_frame,
+    split_durable_untrusted,
     split_events_untrusted,
+    split_store_untrusted,
 )
 from rapini.testing import LinkEnd, LinkPair, joined_pair, settle
 
@@ -126,9 +136,16 @@ BODIES: Final[dict[str, Body]] = {
     "ready": Ready(),
     "ack": Ack([1234567890123, 7]),
     "gap": Gap(1, 1000, 25, "queue_full", {"conn/closed": 20, "dns/": 5}),
+    "stream": Stream(bytes(range(32, 48))),
+    "position": Position(bytes(range(32, 48)), 1000, True),
+    "position-unknown": Position(bytes(range(32, 48)), None, False),
     "ping": Ping(1),
     "pong": Pong(1),
     "goodbye": Goodbye("goodbye", "maintenance"),
+    "request": Request(9, 5000, "note/x", True, b"\x91\x94\xacexample.Note\xa6note/x\x01\xc4\x09\x91\x92\x03\xa5three"),
+    "response": Response(9, "", "", b""),
+    "strings": Strings(0, [("example.Note", "note/x"), ("example.Note", "note/y")]),
+    "response-none": Response(10, "no_handler", "nobody serves 'note/y' there", b""),
 }
 
 
@@ -183,13 +200,25 @@ def frame_value(kind: FrameKind, body: bytes | memoryview) -> object:
             "count": header.count,
             "batch": batch_value(bytes(batch)),
         }
+    if kind is FrameKind.DURABLE:
+        durable, batch = split_durable_untrusted(memoryview(body))
+        return {
+            "kind": 15,
+            "after": durable.after,
+            "first": durable.first_sequence,
+            "count": durable.count,
+            "batch": batch_value(bytes(batch)) if durable.count else [],
+        }
+    if kind is FrameKind.STORE:
+        store, message = split_store_untrusted(memoryview(body))
+        return {"kind": 18, "store": store, "message": message.hex()}
     return {"kind": int(kind), "body": raw(body)}
 
 
 def batch_value(batch: bytes) -> object:
-    """What a batch holds: runs of name, topic, count, events."""
-    runs = cast(list[tuple[str, str, int, bytes]], msgspec.msgpack.decode(batch))
-    return [[name, topic, count, raw(events)] for name, topic, count, events in runs]
+    """What a batch holds: runs of name, topic, count, events, and what else there is."""
+    runs = cast(list[tuple[str, str, int, bytes, *tuple[object, ...]]], msgspec.msgpack.decode(batch))
+    return [[name, topic, count, raw(events), *map(shown, rest)] for name, topic, count, events, *rest in runs]
 
 
 def frames() -> list[Vector]:
@@ -200,15 +229,41 @@ def frames() -> list[Vector]:
     ]
     batch = notes_batch()
     events = pack_events_frame(0, 1000, 3, batch)
-    return [*made, vector("frame", "events", events, frame_value(FrameKind.EVENTS, memoryview(events)[5:]))]
+    others = {
+        "events": events,
+        "durable": pack_durable_frame(164, 300, 3, batch),
+        "durable-step": pack_durable_frame(164, 300, 0, b""),
+        "store": pack_store_frame("hosts", bytes.fromhex("910a")),
+    }
+    return made + [
+        vector("frame", name, data, frame_value(FrameKind(data[4]), memoryview(data)[5:]))
+        for name, data in others.items()
+    ]
 
 
 def notes_batch() -> bytes:
     """Two runs: two events of one topic, one of another."""
     codec = Codec()
-    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")])
-    second, _ = codec.encode_run("note/y", [WireNote(3, "three")])
+    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")], 500)
+    second, _ = codec.encode_run("note/y", [WireNote(3, "three")], 502)
     return join_runs(first + second)
+
+
+def numbered_batch() -> bytes:
+    """The same two runs, by the numbers of the table in `frame/strings`."""
+    codec = Codec(StringTable())
+    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")], 500)
+    second, _ = codec.encode_run("note/y", [WireNote(3, "three")], 502)
+    return join_runs(first + second)
+
+
+def relayed_batch() -> bytes:
+    """The first run of the same, as a second relay sends it on."""
+    codec = Codec()
+    run = codec.split_batch_untrusted(notes_batch())[0][0]
+    return join_runs(
+        [codec.forward_run(msgspec.structs.replace(run, origin="sensor-1", stream=bytes(range(16)), hops=2))]
+    )
 
 
 def batches() -> list[Vector]:
@@ -220,6 +275,8 @@ def batches() -> list[Vector]:
     made = {
         "every-field": join_runs(every),
         "two-topics": notes_batch(),
+        "numbered": numbered_batch(),
+        "relayed": relayed_batch(),
         "raw-event": join_runs(raws),
         "empty": join_runs([]),
         "sixteen-runs": join_runs(one * 16),
@@ -253,6 +310,58 @@ def streams() -> list[Vector]:
     ]
 
 
+def packet_value(data: bytes) -> object:
+    """What a packet holds; ranges as first and last number."""
+    packet = packets.decode_packet_untrusted(data)
+    return {"number": packet.number, "chunks": [chunk_value(chunk) for chunk in packet.chunks]}
+
+
+def chunk_value(chunk: packets.Chunk) -> object:
+    """What a chunk says."""
+    match chunk:
+        case packets.AckChunk(ranges=ranges, delay_us=delay_us, limit=limit):
+            return {"kind": 1, "ranges": [[first, end - 1] for first, end in ranges], "delay": delay_us, "limit": limit}
+        case packets.StreamChunk(offset=offset, data=data):
+            return {"kind": 2, "offset": offset, "data": data.hex()}
+        case packets.FragmentChunk():
+            value = {name: getattr(chunk, name) for name in ("number", "after", "total", "offset")}
+            return {"kind": 3, **value, "data": chunk.data.hex()}
+        case packets.EndChunk(offset=offset):
+            return {"kind": 4, "offset": offset}
+        case packets.PingChunk():
+            return {"kind": 5}
+
+
+def packet_vectors() -> list[Vector]:
+    """Packets of datagram channels: every chunk alone and together, the largest numbers."""
+    top, pong = packets.MAX_NUMBER - 1, encode_frame(Pong(1))
+    chunks = {
+        "everything": (
+            7,
+            packets.encode_ack([(90, 100), (10, 20), (0, 3)], delay_us=1500, limit=1 << 20)
+            + packets.encode_stream(1000, b"bytes")
+            + packets.encode_fragment(number=3, after=1005, total=9, offset=4, data=b"piece")
+            + packets.encode_end(1005)
+            + packets.encode_ping(),
+        ),
+        "ack": (0, packets.encode_ack([(0, 1)], delay_us=20_000, limit=1 << 20)),
+        "ack-most-ranges": (
+            1,
+            packets.encode_ack([(2 * n, 2 * n + 1) for n in range(31, -1, -1)], delay_us=0, limit=0),
+        ),
+        "ack-largest": (top, packets.encode_ack([(top, top + 1)], delay_us=2**32 - 1, limit=top)),
+        "stream": (2, packets.encode_stream(0, pong)),
+        "message": (3, packets.encode_fragment(number=0, after=8, total=len(pong), offset=0, data=pong)),
+        "end": (4, packets.encode_end(top)),
+        "ping": (5, packets.encode_ping()),
+    }
+    made = []
+    for name, (number, body) in chunks.items():
+        data = packets.encode_head(number) + body
+        made.append(vector("packet", name, data, packet_value(data)))
+    return made
+
+
 class Played:
     """A session between the two example nodes, played to its end."""
 
@@ -278,7 +387,7 @@ class Played:
 def vectors() -> list[Vector]:
     """All vectors."""
     opening = vector("opening", "plain", OPENING, {"opening": OPENING.hex()})
-    return [*envelopes(), opening, *frames(), *batches(), *fields(), *streams()]
+    return [*envelopes(), opening, *frames(), *batches(), *fields(), *streams(), *packet_vectors()]
 
 
 def text() -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         PeerStatus,
         PublishOutcome,
         SessionStatus,
+        Store,
         read_status,
         running_nodes,
     )
@@ -67,6 +68,7 @@ __all__ = [
     "Record",
     "SessionStatus",
     "SqliteCheckpoint",
+    "Store",
     "Time",
     "UnknownEvent",
     "describe_certificates_untrusted",

@@ -37,6 +37,9 @@ DRAIN_TIMEOUT_S: Final = 5.0
 DURABLE_LEASE_S: Final = 7 * 86_400.0
 """How long an absent subscriber is owed durable events, in seconds of the publisher's running."""
 
+SPILL_BYTES: Final = 256 * 1024 * 1024
+"""Bound on reliable events that wait on disk, for all peers together."""
+
 SPOOL_BYTES: Final = 1024 * 1024 * 1024
 """Bound on a node's durable events on disk."""
 
@@ -73,3 +76,15 @@ STORE_LOG_CHANGES: Final = 262_144
 
 STORE_WRITE_TIMEOUT_S: Final = 10.0
 """How long a clone's write may take, the time without its master included."""
+
+UNACKNOWLEDGED_TIMEOUT_S: Final = 10.0
+"""A datagram channel on which packets are under way and none is acknowledged for this long has failed."""
+
+LINGER_S: Final = 3.0
+"""How long an ended datagram channel goes on to deliver its last words."""
+
+HANDLER_THREADS: Final = 4
+"""Requests that are served at a time."""
+
+HOP_LIMIT: Final = 8
+"""How many relays an event may pass before it is dropped."""

@@ -18,6 +18,7 @@ A leaf: it imports nothing of ours. What can go wrong between two nodes is mostl
         ├── ProtocolError       it broke the protocol after authentication
         ├── RejectedError       it refused us, with a typed reason
         ├── PeerTimeoutError    it did not answer in time
+        ├── RequestError        a request to it came to nothing
         └── LimitError          it exceeded a bound
 
 `code` is for programs and tests (it never changes); the text is for people (it may).
@@ -40,6 +41,7 @@ __all__ = [
     "ProtocolError",
     "RapiniError",
     "RejectedError",
+    "RequestError",
     "StoreError",
     "TransportError",
 ]
@@ -197,6 +199,15 @@ class RejectedError(PeerError):
 
 class PeerTimeoutError(PeerError):
     """The peer did not answer within the deadline."""
+
+
+class RequestError(PeerError):
+    """A request, or an event for one peer, came to nothing.
+
+    `code` is ``no_peer`` (nobody to ask), ``deadline``, ``peer_lost``, ``peer_left``, ``no_handler``,
+    ``handler_failed``, ``overloaded``, ``too_large`` or ``bad_event`` (it does not fit its type at the receiver). After
+    ``deadline``, ``peer_lost`` and ``peer_left`` the peer may have acted on it: nothing is ever sent twice.
+    """
 
 
 class LimitError(PeerError):

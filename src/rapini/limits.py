@@ -37,6 +37,9 @@ MAX_BATCH_EVENTS: Final = 131_072
 GAP_CREDIT_BYTES: Final = 128
 """What a gap takes of the receiver's credit: it is small, and must not be free for whoever sends millions."""
 
+MAX_STRINGS: Final = 4096
+"""Pairs of a type name and a topic that one publisher's table has; others stand in each run."""
+
 MAX_GAP_TOPICS: Final = 256
 """Topics that one gap names; with more, only their number of events is told."""
 
@@ -46,6 +49,12 @@ us several microseconds of the I/O thread, and most an answer."""
 
 CONTROL_FRAMES_PER_S: Final = 1000
 """How fast that allowance grows back."""
+
+MAX_REQUESTS: Final = 256
+"""Unanswered requests that one peer may have under way to another."""
+
+MAX_WAITING_REQUESTS: Final = 1024
+"""Requests of all peers that wait here for a thread to serve them; more are answered `overloaded`."""
 
 MAX_UNSENT_BYTES: Final = MAX_FRAME_BYTES + 1024 * 1024
 """What may wait for a peer below its credit: the largest batch, and answers that it does not read."""
@@ -99,3 +108,44 @@ MAX_STORE_RUNS: Final = 64
 
 MAX_STORE_EXPIRY_S: Final = 10 * 365 * 86_400.0
 """Longest expiry of an entry, in seconds."""
+
+# Retransmission inside datagram channels (`docs/wire.md`, section 11): all of it after the mechanism's handshake.
+
+MAX_PACKET_BYTES: Final = 16 * 1024
+"""Largest packet: what one DTLS record may hold (RFC 6347 section 4.1)."""
+
+MIN_PACKET_BYTES: Final = 512
+"""A path or a mechanism that leaves less than this for a packet is of no use."""
+
+MAX_PACKET_CHUNKS: Final = 64
+"""Chunks in one packet."""
+
+MAX_ACK_RANGES: Final = 32
+"""Ranges in one acknowledgement; older packets are forgotten, and taken for duplicates if they turn up."""
+
+STREAM_WINDOW_BYTES: Final = 1024 * 1024
+"""How far the reliable stream may be sent beyond what has been delivered, so also what a hole can make us hold."""
+
+MAX_STREAM_SEGMENTS: Final = 1024
+"""Pieces of the reliable stream that may wait behind holes."""
+
+MAX_UNRELIABLE_BYTES: Final = 256 * 1024
+"""Largest message that crosses unreliably. A larger one would hardly ever arrive whole, and goes by the stream."""
+
+MAX_HELD_MESSAGES: Final = 256
+"""Unreliable messages that wait for fragments, or for the reliable bytes before them."""
+
+HELD_MESSAGE_BYTES: Final = 1024 * 1024
+"""Bytes of those messages, with `FRAGMENT_COST_BYTES` for each of their fragments."""
+
+FRAGMENT_COST_BYTES: Final = 64
+"""What holding a fragment costs beside its bytes."""
+
+MAX_PACKETS_IN_FLIGHT: Final = 2048
+"""Packets under way unacknowledged; an acknowledgement costs its reader at most that many steps."""
+
+MAX_FLIGHT_BYTES: Final = 4 * 1024 * 1024
+"""Largest congestion window."""
+
+MAX_STREAM_BACKLOG_BYTES: Final = MAX_UNSENT_BYTES + 8 * 1024 * 1024
+"""Reliable bytes that the other side has not acknowledged. The session's credit keeps an honest one far below."""

@@ -21,11 +21,13 @@ _CODE: Final = re.compile(r"[a-z]+(_[a-z]+)*")
 _TAKERS: Final = {
     # by name, the argument that is a code
     **dict.fromkeys(
-        ("refuse", "abandon", "leave", "fail", "lose", "failure", "_break_off", "_ViolationError", "_error"), 0
+        ("refuse", "abandon", "leave", "fail", "lose", "failure", "_break_off", "ViolationError", "_error"), 0
     ),
     **dict.fromkeys(("transport_ended", "Goodbye", "Reject"), 0),
     **dict.fromkeys(("ConfigError", "LocalError", "TransportError", "PeerTimeoutError"), 0),
     **dict.fromkeys(("Disconnected", "ConnectFailed", "end", "_close"), 1),
+    "RequestError": 0,
+    "_answer": 2,
     "_replace": 2,
 }
 

@@ -178,7 +178,7 @@ TROUBLE: Final = "howto/when-it-does-not-connect.md"
 INTERNAL: Final = {
     # said to our own code, if it calls a machine in the wrong order or with the wrong thing; nobody else can meet them
     *("already_started", "bad_entropy", "no_channel", "not_established", "not_started", "too_large", "wrong_state"),
-    *("unknown_transport", "send_failed"),
+    *("unknown_transport", "send_failed", "bad_packet_size", "packet_too_large"),
     # counted inside a transport, which reports no connection for them
     *("no_descriptor", "half_open_limit"),
     # our own doing, which is not reported

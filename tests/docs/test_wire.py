@@ -24,6 +24,8 @@ from rapini.secure.contexts import ALPN
 from rapini.secure.envelope import Kind, Mechanism
 from rapini.secure.reasons import SENTENCES
 from rapini.session.messages import PROTOCOL_VERSION, FrameKind
+from rapini.session.packets import PACKET_VERSION
+from rapini.session.recovery import MAX_ACK_DELAY_S, MAX_PTO_S
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 WIRE: Final = (ROOT / "docs" / "wire.md").read_text("utf-8")
@@ -157,13 +159,15 @@ def write_envelope(value: dict[str, Any]) -> bytes:
 
 def read_batch(data: bytes) -> list[Any]:
     return [
-        [name, topic, count, Unpack(bytes.fromhex(events["bytes"])).whole()]
-        for name, topic, count, events in Unpack(data).whole()
+        [name, topic, count, Unpack(bytes.fromhex(events["bytes"])).whole(), *rest]
+        for name, topic, count, events, *rest in Unpack(data).whole()
     ]
 
 
 def write_batch(runs: list[Any]) -> bytes:
-    return pack([[name, topic, count, {"bytes": pack(events).hex()}] for name, topic, count, events in runs])
+    return pack(
+        [[name, topic, count, {"bytes": pack(events).hex()}, *rest] for name, topic, count, events, *rest in runs]
+    )
 
 
 def read_frames(data: bytes) -> Iterator[dict[str, Any]]:
@@ -174,6 +178,13 @@ def read_frames(data: bytes) -> Iterator[dict[str, Any]]:
         if kind == 7:
             delivery, first, count = struct.unpack(">BQI", body[:13])
             yield {"kind": kind, "class": delivery, "first": first, "count": count, "batch": read_batch(body[13:])}
+        elif kind == 15:
+            after, first, count = struct.unpack(">QQI", body[:20])
+            batch = read_batch(body[20:]) if count else []
+            yield {"kind": kind, "after": after, "first": first, "count": count, "batch": batch}
+        elif kind == 18:
+            size = body[0]
+            yield {"kind": kind, "store": body[1 : 1 + size].decode(), "message": body[1 + size :].hex()}
         else:
             yield {"kind": kind, "body": Unpack(body).whole()}
 
@@ -181,9 +192,80 @@ def read_frames(data: bytes) -> Iterator[dict[str, Any]]:
 def write_frame(value: dict[str, Any]) -> bytes:
     if value["kind"] == 7:
         body = struct.pack(">BQI", value["class"], value["first"], value["count"]) + write_batch(value["batch"])
+    elif value["kind"] == 15:
+        body = struct.pack(">QQI", value["after"], value["first"], value["count"])
+        body += write_batch(value["batch"]) if value["count"] else b""
+    elif value["kind"] == 18:
+        name = value["store"].encode()
+        body = bytes([len(name)]) + name + bytes.fromhex(value["message"])
     else:
         body = pack(value["body"])
     return struct.pack(">IB", len(body) + 1, value["kind"]) + body
+
+
+def read_packet(data: bytes) -> dict[str, Any]:
+    version, number = struct.unpack(">BQ", data[:9])
+    assert version == 1
+    chunks, at = [], 9
+    while at < len(data):
+        kind = data[at]
+        chunk, size = read_chunk(kind, data[at + 1 :])
+        chunks.append({"kind": kind, **chunk})
+        at += 1 + size
+    assert at == len(data)
+    return {"number": number, "chunks": chunks}
+
+
+def read_chunk(kind: int, data: bytes) -> tuple[dict[str, Any], int]:
+    """A chunk's meaning and its length."""
+    match kind:
+        case 1:
+            largest, limit, delay, count, length = struct.unpack_from(">QQIBI", data)
+            ranges = [[largest - length + 1, largest]]
+            for number in range(count):
+                gap, length = struct.unpack_from(">II", data, 25 + 8 * number)
+                last = ranges[-1][0] - gap - 1
+                ranges.append([last - length + 1, last])
+            return {"ranges": ranges, "delay": delay, "limit": limit}, 25 + 8 * count
+        case 2:
+            offset, length = struct.unpack_from(">QH", data)
+            return {"offset": offset, "data": data[10 : 10 + length].hex()}, 10 + length
+        case 3:
+            number, after, total, offset, length = struct.unpack_from(">QQIIH", data)
+            value = {"number": number, "after": after, "total": total, "offset": offset}
+            return {**value, "data": data[26 : 26 + length].hex()}, 26 + length
+        case 4:
+            return {"offset": struct.unpack_from(">Q", data)[0]}, 8
+        case 5:
+            return {}, 0
+        case _:
+            raise ValueError(kind)
+
+
+def write_packet(value: dict[str, Any]) -> bytes:
+    return struct.pack(">BQ", 1, value["number"]) + b"".join(map(write_chunk, value["chunks"]))
+
+
+def write_chunk(chunk: dict[str, Any]) -> bytes:
+    kind = bytes([chunk["kind"]])
+    data = bytes.fromhex(chunk.get("data", ""))
+    match chunk["kind"]:
+        case 1:
+            (first, last), *more = chunk["ranges"]
+            body = struct.pack(">QQIBI", last, chunk["limit"], chunk["delay"], len(more), last - first + 1)
+            for low, high in more:
+                body += struct.pack(">II", first - high - 1, high - low + 1)
+                first = low
+            return kind + body
+        case 2:
+            return kind + struct.pack(">QH", chunk["offset"], len(data)) + data
+        case 3:
+            numbers = (chunk[name] for name in ("number", "after", "total", "offset"))
+            return kind + struct.pack(">QQIIH", *numbers, len(data)) + data
+        case 4:
+            return kind + struct.pack(">Q", chunk["offset"])
+        case _:
+            return kind
 
 
 def read(kind: str, data: bytes) -> Any:
@@ -202,6 +284,8 @@ def read(kind: str, data: bytes) -> Any:
             return Unpack(data).whole()
         case "stream":
             return {"opening": data[:8].hex(), "frames": list(read_frames(data[8:]))}
+        case "packet":
+            return read_packet(data)
         case _:
             raise ValueError(kind)
 
@@ -221,6 +305,8 @@ def write(kind: str, value: Any) -> bytes:
             return pack(value)
         case "stream":
             return bytes.fromhex(value["opening"]) + b"".join(map(write_frame, value["frames"]))
+        case "packet":
+            return write_packet(value)
         case _:
             raise ValueError(kind)
 
@@ -249,7 +335,9 @@ def test_the_vectors_are_what_the_code_makes_today(maker: ModuleType) -> None:
 
 
 def test_there_are_vectors_of_every_kind() -> None:
-    assert {vector["kind"] for vector in VECTORS} == {"envelope", "opening", "frame", "batch", "field", "stream"}
+    assert {vector["kind"] for vector in VECTORS} == {
+        *("envelope", "opening", "frame", "batch", "field", "stream", "packet")
+    }
     frames = {vector["value"]["kind"] for vector in VECTORS if vector["kind"] == "frame"}
     assert frames == {int(kind) for kind in FrameKind}
 
@@ -320,11 +408,34 @@ def test_the_pages_limits_are_the_codes() -> None:
         limits.MAX_TOPIC_BYTES,
         limits.MAX_SUBSCRIPTIONS,
         limits.MAX_BATCH_EVENTS,
+        limits.MAX_STRINGS,
+        limits.MAX_GAP_TOPICS,
         limits.MAX_CONTROL_FRAMES,
         limits.CONTROL_FRAMES_PER_S,
         limits.MAX_GREETING_LINKS,
         limits.MAX_DETAIL_CHARS,
     ]
+
+
+def test_the_pages_packets_are_the_codes() -> None:
+    section = " ".join(WIRE.split("## 11. Packets")[1].split())
+    for said in (
+        f"of 10 to {limits.MAX_PACKET_BYTES:,} bytes (less where the path or the mechanism carries less",
+        f"at least {limits.MIN_PACKET_BYTES})",
+        f"packet version: {PACKET_VERSION}",
+        f"1 to {limits.MAX_PACKET_CHUNKS} chunks",
+        f"at most {limits.MAX_ACK_RANGES - 1}, follows downwards",
+        f"at the beginning {limits.STREAM_WINDOW_BYTES:,}; a receiver adds {limits.STREAM_WINDOW_BYTES:,}",
+        f"({limits.MAX_STREAM_SEGMENTS:,} of them)",
+        f"(1 to {limits.MAX_UNRELIABLE_BYTES:,})",
+        f"at most {limits.MAX_HELD_MESSAGES} messages, and {limits.HELD_MESSAGE_BYTES:,} bytes of them",
+        f"each fragment counts {limits.FRAGMENT_COST_BYTES} bytes more",
+        f"within {1000 * MAX_ACK_DELAY_S:g} ms",
+        f"a probe at least every {MAX_PTO_S:g} s",
+        f"for {defaults.UNACKNOWLEDGED_TIMEOUT_S:g} s has failed",
+        f"for at most {defaults.LINGER_S:g} s",
+    ):
+        assert said in section
 
 
 def test_the_pages_times_are_the_codes() -> None:
@@ -342,15 +453,21 @@ def codes_said(*paths: str) -> set[str]:
             if not isinstance(node, ast.Call):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            if name in ("refuse", "_ViolationError", "Refuse", "Drop", "_replace"):
+            if name in ("refuse", "ViolationError", "Refuse", "Drop", "_replace"):
                 given = [*node.args, *(word.value for word in node.keywords if word.arg == "code")]
                 texts = {each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)}
                 found |= {text for text in texts if re.fullmatch(r"[a-z_]+", text)}
     return found
 
 
+SAYING: Final = (
+    *("session/link.py", "session/link_intents.py", "session/link_core.py", "session/roster.py"),
+    *(f"node/{path.name}" for path in sorted((ROOT / "src" / "rapini" / "node").glob("*.py"))),
+)
+
+
 def test_the_pages_reject_codes_are_those_that_the_code_says() -> None:
-    said = codes_said("session/link.py", "session/roster.py", "node/peers.py", "node/core.py")
+    said = codes_said(*SAYING)
     listed = {row[0].strip("`") for row in rows("7.1")[1:]}
     assert listed == said | {"self_connection"}  # chosen by an expression
     assert '"self_connection"' in (ROOT / "src" / "rapini" / "session" / "roster.py").read_text("utf-8")

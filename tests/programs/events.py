@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rapini import Event
 
-__all__ = ["Canary", "KeptTick", "SureTick", "Tick"]
+__all__ = ["Canary", "KeptTick", "Question", "SureTick", "Tick"]
 
 
 class Tick(Event, topic="tick/main"):
@@ -36,3 +36,11 @@ class Canary(Event, topic="canary"):
 
     receiver: str
     number: int
+
+
+class Question(Event, topic="question/main"):
+    """What is asked, and what is answered."""
+
+    sender: str
+    number: int
+    pad: bytes = b""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
 from rapini import Node, PeerState, limits
@@ -24,6 +25,8 @@ from tests.security.raw import (
     PONG,
     READY,
     REJECT,
+    REQUEST,
+    RESPONSE,
     SUBSCRIBED,
     SUBSCRIPTIONS,
     WELCOME,
@@ -79,6 +82,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         running(Node("honest", **keys.of("honest"))) as (honest, honest_seen),
     ):
         server.subscribe("")
+        server.serve("slow/", lambda event, origin: time.sleep(0.5))
         honest.subscribe("answers/")
         honest.connect(server.listen("zmq+tls://127.0.0.1:0"))
         port = port_of(server.listen("tcp+tls://127.0.0.1:0"))
@@ -86,6 +90,10 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 BATCH = batch_of("No.Such", "x", 1, b"\x91\x90")
+
+ASKED = batch_of("Tick", "slow/x", 1, b"\x91\x93\xa1e\x01\xc4\x00")
+
+LARGE = batch_of("Tick", "slow/x", 1, b"\x91\x93\xa1e\x01\xc6" + (3 << 20).to_bytes(4, "big") + bytes(3 << 20))
 
 # what is said once up, and the code of the typed rejection
 BREACHES = {
@@ -121,6 +129,23 @@ BREACHES = {
     "a gap in no topic": (frame(GAP, 0, 0, 1, "queue_full", {"a\nb": 1}), "protocol_error"),
     "events of no class": (events_frame(0, 1, BATCH, delivery=9), "protocol_error"),
     "durable events without a stream": (events_frame(0, 1, BATCH, delivery=2), "protocol_error"),
+    "a response to nothing": (frame(RESPONSE, 0, "", "", b""), "protocol_error"),
+    "a response with a code without end": (frame(RESPONSE, 0, "x" * 65, "", b""), "protocol_error"),
+    "a request on no topic": (frame(REQUEST, 0, 1000, "", True, ASKED), "protocol_error"),
+    "a request on a terminal's commands": (frame(REQUEST, 0, 1000, "\x1b[2J", True, ASKED), "protocol_error"),
+    "a request from the past": (frame(REQUEST, 0, -1, "slow/x", True, ASKED), "protocol_error"),
+    "a request for ever": (frame(REQUEST, 0, 2**63, "slow/x", True, ASKED), "protocol_error"),
+    "a request without an event": (frame(REQUEST, 0, 1000, "slow/x", True), "protocol_error"),
+    "a request for maybe": (frame(REQUEST, 0, 1000, "slow/x", 2, ASKED), "protocol_error"),
+    "a request twice": (frame(REQUEST, 0, 1000, "slow/x", True, ASKED) * 2, "protocol_error"),
+    "more requests than it may": (
+        b"".join(frame(REQUEST, number, 60_000, "slow/x", True, ASKED) for number in range(300)),
+        "protocol_error",
+    ),
+    "requests beyond its credit": (
+        b"".join(frame(REQUEST, number, 60_000, "slow/x", True, LARGE) for number in range(2)),
+        "protocol_error",
+    ),
     "a flood of pings": (frame(PING, 1) * 20_000, "flood"),
     "a flood of pongs": (frame(PONG, 1) * 20_000, "flood"),
     "a flood of stale acks": (frame(ACK, [0]) * 20_000, "flood"),
@@ -304,6 +329,72 @@ def test_connections_without_end(scene: Scene) -> None:
     finally:
         for peer in crowd:
             peer.link.close()
+
+
+PAYLOADS = {
+    "nothing": b"",
+    "garbage": b"\xff" * 100,
+    "no run": b"\x90",
+    "two runs": b"\x92" + ASKED[1:] * 2,
+    "two events": batch_of("Tick", "slow/x", 2, b"\x92" + b"\x93\xa1e\x01\xc4\x00" * 2),
+    "another topic": batch_of("Tick", "slow/y", 1, b"\x91\x93\xa1e\x01\xc4\x00"),
+    "a field of another type": batch_of("Tick", "slow/x", 1, b"\x91\x93\x01\x01\xc4\x00"),
+    "nested without end": b"\x91" * 100_000,
+}
+
+
+@pytest.mark.parametrize("wants_reply", [True, False], ids=["asked", "sent"])
+@pytest.mark.parametrize("what", PAYLOADS)
+def test_a_request_that_holds_no_event_is_answered_and_no_more(scene: Scene, what: str, wants_reply: bool) -> None:
+    with scene.evil() as evil:
+        evil.come_up()
+        evil.say(frame(REQUEST, 7, 5000, "slow/x", wants_reply, PAYLOADS[what]))
+        number, code, detail, payload = evil.hear(RESPONSE)
+        assert (number, code, payload) == (7, "bad_event", b"")
+        assert len(detail) <= limits.MAX_DETAIL_CHARS
+    scene.check_honest()
+
+
+def test_one_who_asks_and_does_not_listen(scene: Scene) -> None:
+    """Each answer is larger than the question; what waits is bounded, and so is what is asked."""
+    before = rss_bytes()
+    scene.server.serve("large/", lambda event, origin: Tick("server", 0, bytes(1 << 20)))
+    asked = batch_of("Tick", "large/x", 1, b"\x91\x93\xa1e\x01\xc4\x00")
+    with scene.evil() as evil:
+        evil.come_up(window_bytes=2**62)
+        evil.link.settimeout(5)
+        evil.say(b"".join(frame(REQUEST, number, 60_000, "large/x", True, asked) for number in range(250)))
+        eventually(lambda: scene.server.counters().served.get("ok", 0) >= 250)
+        assert rss_bytes() - before < GROWTH_BYTES
+        scene.check_honest()
+        codes = [evil.hear(RESPONSE)[1] for _ in range(250)]
+        assert set(codes) == {"", "overloaded"}
+    scene.check_honest()
+
+
+RUNS = {
+    "an origin that ends a line": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor\n", bytes(16), 1],
+    "a long origin": ["Tick", "x", 1, b"\x91\x90", 0, -1, "s" * 129, bytes(16), 1],
+    "a short stream": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(15), 1],
+    "no hop": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 0],
+    "hops without end": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 2**60],
+    "hops of nobody": ["Tick", "x", 1, b"\x91\x90", 0, -1, "", b"", 1],
+    "a stream of nobody": ["Tick", "x", 1, b"\x91\x90", 0, -1, "", bytes(16), 0],
+    "a number below all": ["Tick", "x", 1, b"\x91\x90", -2],
+    "a number beyond all": ["Tick", "x", 1, b"\x91\x90", 2**63],
+    "a relayed run without number": ["Tick", "x", 1, b"\x91\x90", -1, -1, "sensor", bytes(16), 1],
+}
+
+
+@pytest.mark.parametrize("what", RUNS)
+def test_a_run_of_an_impossible_origin_is_one_bad_run(scene: Scene, what: str) -> None:
+    bad = sum(scene.server.counters().bad_events.values())
+    with scene.evil() as evil:
+        evil.come_up()
+        evil.say(events_frame(0, 1, msgspec.msgpack.encode([RUNS[what]])))
+        eventually(lambda: sum(scene.server.counters().bad_events.values()) == bad + 1)
+        assert [peer.name for peer in scene.server.peers()] == ["evil", "honest"]
+    scene.check_honest()
 
 
 def test_goodbye_and_come_again(scene: Scene) -> None:

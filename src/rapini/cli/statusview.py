@@ -239,11 +239,11 @@ def _indented(text: str) -> Line:
 
 
 def _rows(title: str, rows: Sequence[Mapping[str, object]]) -> list[Line]:
-    """A table with the columns that its rows have; nothing without rows."""
+    """A table with the columns in which its rows say something; nothing without rows."""
     if not rows:
         return []
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[str(row.get(column, "")) for column in columns] for row in rows]
+    columns = list(dict.fromkeys(column for row in rows for column, value in row.items() if value not in (None, 0, "")))
+    cells = [["" if row.get(column) is None else str(row[column]) for column in columns] for row in rows]
     widths = [max(map(len, texts)) for texts in zip(columns, *cells, strict=True)]
     lines: list[Line] = [[(f"  {title}", "bold")]]
     for texts in (columns, *cells):

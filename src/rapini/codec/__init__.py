@@ -6,8 +6,20 @@ from rapini.codec.batch import (
     DecodedRun,
     EncodedRun,
     EncodeFailure,
+    Transit,
     join_runs,
     split_into_batches,
 )
+from rapini.codec.strings import StringTable
 
-__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs", "split_into_batches"]
+__all__ = [
+    "BadEvent",
+    "Codec",
+    "DecodedRun",
+    "EncodeFailure",
+    "EncodedRun",
+    "StringTable",
+    "Transit",
+    "join_runs",
+    "split_into_batches",
+]

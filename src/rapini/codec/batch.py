@@ -1,9 +1,13 @@
 """Rapini's batch format: runs of events of one type and topic, both sent once a run.
 
-A batch is a MessagePack array of runs; a run is ``[name, topic, count, events]`` where *events* is a binary string that
-holds a MessagePack array of *count* arrays, one an event, with the fields in order (`docs/wire.md`). So
+A batch is a MessagePack array of runs; a run is ``[name, topic, count, events, first]`` where *events* is a binary
+string that holds a MessagePack array of *count* arrays, one an event, with the fields in order, and *first* the number
+of the first event among all that its publisher has published (`docs/wire.md`). Where name and topic are empty,
+``number`` follows, by which the publisher's table has them (`strings`). A run that was relayed goes on with ``origin,
+stream, hops``: who published it, in which incarnation, how many relays it has passed. So
 
 * a run is encoded once, whatever the number of receivers, and receivers with other subscriptions get other runs of it;
+* a relay forwards a run without touching its events;
 * a receiver finds the runs it wants in one call without touching the events, then makes all events of a run, finished
   and validated, in one more (`docs/design/measurements.md`: runs of one type are the fastest of the formats measured);
 * an event that does not fit its type costs that event: only then is the run decoded again one by one.
@@ -13,6 +17,7 @@ A `Codec` holds msgspec's encoder and decoders; it is not thread-safe (its owner
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +26,25 @@ from typing import Final, TypeVar
 import msgspec
 
 from rapini import limits
+from rapini.codec.strings import StringTable
 from rapini.errors import DecodeError, EventError
 from rapini.events import Event, UnknownEvent, event_type, is_topic, is_type_name
 
-__all__ = ["BadEvent", "Codec", "DecodedRun", "EncodeFailure", "EncodedRun", "join_runs", "split_into_batches"]
+__all__ = [
+    "BadEvent",
+    "Codec",
+    "DecodedRun",
+    "EncodeFailure",
+    "EncodedRun",
+    "Transit",
+    "join_runs",
+    "split_into_batches",
+]
 
 _T = TypeVar("_T")
+
+Strings = Sequence[tuple[str, str]]
+"""A table: type names and topics, by number."""
 
 _SMALL_ARRAY: Final = 15
 _ARRAY16: Final = struct.Struct(">BH")
@@ -35,6 +53,12 @@ _MAX_SOUND_TEXTS: Final = 1_024
 """Pairs of a name and a topic that were found sound and need not be looked at again; peers can invent any number."""
 _MAX_DATA_BYTES: Final = limits.MAX_FRAME_BYTES // 2
 _MAX_EVENTS: Final = limits.MAX_BATCH_EVENTS
+_MAX_NUMBER: Final = 2**62
+"""Of an event at its publisher; leaves room to add a count."""
+_MAX_HOPS: Final = 255
+_STREAM_BYTES: Final = 16
+_IS_ORIGIN: Final = re.compile(rf"[A-Za-z0-9_][A-Za-z0-9._-]{{0,{limits.MAX_NAME_BYTES - 1}}}", re.ASCII)
+"""A node's name, as `rapini.secure.identity.check_name` has it."""
 
 # What msgspec may raise for somebody's bytes: the last three come from values that Python itself refuses, such as a set
 # of dicts, or from nesting without end.
@@ -49,6 +73,29 @@ class _WireRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     topic: str
     count: int
     events: memoryview
+    first: int = -1
+    number: int = -1
+    """Of name and topic in the publisher's table, where they are empty."""
+    origin: str = ""
+    stream: bytes = b""
+    hops: int = 0
+
+
+class Transit(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A run on its way through a relay: its events are not decoded."""
+
+    name: str
+    topic: str
+    count: int
+    events: memoryview | bytes
+    first: int
+    """Number of the first event at its publisher, from 0."""
+    origin: str
+    """Who published it; empty if that is whom it came from."""
+    stream: bytes
+    """The publisher's incarnation; empty likewise."""
+    hops: int
+    """How many relays it has passed."""
 
 
 class EncodedRun(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -67,6 +114,7 @@ class EncodeFailure:
     topic: str
     type_name: str
     detail: str
+    is_too_large: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +137,15 @@ class DecodedRun(msgspec.Struct, frozen=True, kw_only=True):
     topic: str
     events: Sequence[Event]
     bad: Sequence[BadEvent] = ()
+    first: int = -1
+    """Number of the first event at its publisher, from 0; -1 where it has none."""
+    count: int = 0
+    """How many events its publisher put into it, bad ones included."""
+    origin: str = ""
+    """Who published it; empty if that is whom it came from."""
+    stream: bytes = b""
+    """The publisher's incarnation; empty likewise."""
+    hops: int = 0
 
 
 def split_into_batches(runs: Sequence[EncodedRun]) -> Iterator[Sequence[EncodedRun]]:
@@ -113,9 +170,14 @@ def join_runs(runs: Sequence[EncodedRun]) -> bytes:
 
 
 class Codec:
-    """Encodes and decodes batches. Thread: the owner's (guard it with one lock)."""
+    """Encodes and decodes batches. Thread: the owner's (guard it with one lock).
 
-    def __init__(self) -> None:
+    Args:
+        strings: Our table of names and topics, for numbered runs; without one they have their texts.
+    """
+
+    def __init__(self, strings: StringTable | None = None) -> None:
+        self._strings = strings
         self.encode_calls = 0
         """Runs encoded so far: it does not depend on the number of receivers."""
         self._encoder = msgspec.msgpack.Encoder()
@@ -127,8 +189,16 @@ class Codec:
 
     # -- to bytes ------------------------------------------------------------------------------------------------
 
-    def encode_run(self, topic: str, events: Sequence[Event]) -> tuple[list[EncodedRun], list[EncodeFailure]]:
+    def encode_run(
+        self, topic: str, events: Sequence[Event], first: int = -1
+    ) -> tuple[list[EncodedRun], list[EncodeFailure]]:
         """Encode events of one type and topic.
+
+        Args:
+            topic: Theirs.
+            events: One or more.
+            first: Number of the first among all events of this publisher, one that cannot be encoded included; -1 for
+                events that are not numbered.
 
         Returns:
             The run, or several where one would exceed half of `limits.MAX_FRAME_BYTES`; and the events that could not
@@ -136,42 +206,57 @@ class Codec:
         """
         kind = type(events[0])
         if len(events) > _MAX_EVENTS:
-            return self._halves(topic, events)
+            return self._halves(topic, events, first)
         self.encode_calls += 1
         try:
             if kind is UnknownEvent:
-                return self._encode_unknown(topic, events), []
+                return self._encode_unknown(topic, events, first), []
             data = self._encoder.encode(events)
         except _ENCODE_ERRORS as exc:
             if len(events) == 1:
                 return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=str(exc))]
-            return self._halves(topic, events)
+            return self._halves(topic, events, first)
         if len(data) > _MAX_DATA_BYTES:
             if len(events) > 1:
-                return self._halves(topic, events)
+                return self._halves(topic, events, first)
             detail = f"{len(data)} bytes encoded; at most {_MAX_DATA_BYTES} can be sent"
-            return [], [EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=detail)]
-        return [self._wrap(kind.__rapini_name__, topic, len(events), data)], []
+            failure = EncodeFailure(topic=topic, type_name=kind.__rapini_name__, detail=detail, is_too_large=True)
+            return [], [failure]
+        return [self._wrap(kind.__rapini_name__, topic, len(events), data, first)], []
 
-    def _halves(self, topic: str, events: Sequence[Event]) -> tuple[list[EncodedRun], list[EncodeFailure]]:
+    def _halves(self, topic: str, events: Sequence[Event], first: int) -> tuple[list[EncodedRun], list[EncodeFailure]]:
         middle = len(events) // 2
-        first, second = self.encode_run(topic, events[:middle]), self.encode_run(topic, events[middle:])
-        return first[0] + second[0], first[1] + second[1]
+        before = self.encode_run(topic, events[:middle], first)
+        after = self.encode_run(topic, events[middle:], first + middle if first >= 0 else -1)
+        return before[0] + after[0], before[1] + after[1]
 
-    def _wrap(self, name: str, topic: str, count: int, data: bytes) -> EncodedRun:
-        return EncodedRun(topic=topic, count=count, data=self._encoder.encode((name, topic, count, data)))
+    def _wrap(self, name: str, topic: str, count: int, data: bytes, first: int) -> EncodedRun:
+        fields: tuple[object, ...] = (name, topic, count, data)
+        if first >= 0:
+            number = self._strings.number_of(name, topic) if self._strings is not None else None
+            fields = (*fields, first) if number is None else ("", "", count, data, first, number)
+        return EncodedRun(topic=topic, count=count, data=self._encoder.encode(fields))
 
-    def _encode_unknown(self, topic: str, events: Sequence[Event]) -> list[EncodedRun]:
-        return [self._wrap_unknown(topic, event) for event in events if isinstance(event, UnknownEvent)]
+    def _encode_unknown(self, topic: str, events: Sequence[Event], first: int) -> list[EncodedRun]:
+        return [
+            self._wrap_unknown(topic, event, first + index if first >= 0 else -1)
+            for index, event in enumerate(events)
+            if isinstance(event, UnknownEvent)
+        ]
 
-    def _wrap_unknown(self, topic: str, event: UnknownEvent) -> EncodedRun:
+    def _wrap_unknown(self, topic: str, event: UnknownEvent, first: int) -> EncodedRun:
         """Raises what the encoder would for an event that is not as one that arrived."""
         if not is_type_name(event.type_name):
             raise ValueError(f"{event.type_name!r:.80} cannot name a type")
         if len(event.encoded) > _MAX_DATA_BYTES:
             raise ValueError(f"{len(event.encoded)} bytes encoded; at most {_MAX_DATA_BYTES} can be sent")
         self._raws.decode(event.encoded)
-        return self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded)
+        return self._wrap(event.type_name, topic, 1, b"\x91" + event.encoded, first)
+
+    def forward_run(self, run: Transit) -> EncodedRun:
+        """Encode a run that is relayed; its events are copied as they are."""
+        fields = (run.name, run.topic, run.count, run.events, run.first, -1, run.origin, run.stream, run.hops)
+        return EncodedRun(topic=run.topic, count=run.count, data=self._encoder.encode(fields))
 
     def check(self, event: Event) -> None:
         """Check every field against its declared type (development mode).
@@ -197,15 +282,73 @@ class Codec:
 
     # -- from bytes ----------------------------------------------------------------------------------------------
 
-    def decode_batch_untrusted(self, data: bytes | memoryview) -> list[DecodedRun]:
+    def decode_batch_untrusted(self, data: bytes | memoryview, strings: Strings = ()) -> list[DecodedRun]:
         """Decode a whole batch; hostile bytes raise `DecodeError` and nothing else.
 
         An event that does not fit its type is listed in its run's `bad`; one of an unknown type becomes an
         `UnknownEvent`.
 
+        Args:
+            data: The batch.
+            strings: The table of whoever encoded it, as far as it was told on the channel that brought it.
+
         Raises:
             DecodeError: `not_a_batch`, when not even the runs can be told apart.
         """
+        decoded: list[DecodedRun] = []
+        room = _MAX_EVENTS
+        for run in self._split_untrusted(data, strings):
+            decoded.append(self._decode_run(run, room))
+            room -= len(decoded[-1].events) + len(decoded[-1].bad)
+        return decoded
+
+    def split_batch_untrusted(
+        self, data: bytes | memoryview, strings: Strings = (), *, numbered: bool = True
+    ) -> tuple[list[Transit], int]:
+        """Part a batch into its runs, for a relay: their events are not decoded, and views of `data`.
+
+        Returns:
+            The runs, and how many others were dropped because they cannot be forwarded: without a number or a proper
+            name, topic, origin or count. Those without a number are kept if not `numbered`.
+
+        Raises:
+            DecodeError: `not_a_batch`.
+        """
+        runs = self._split_untrusted(data, strings)
+        good = [
+            Transit(
+                name=run.name,
+                topic=run.topic,
+                count=run.count,
+                events=run.events,
+                first=run.first,
+                origin=run.origin,
+                stream=run.stream,
+                hops=run.hops,
+            )
+            for run in runs
+            if (run.first >= 0 or not numbered)
+            and not self._fault(run)
+            and 0 < run.count <= min(len(run.events), _MAX_EVENTS)
+            and run.count == _announced(run.events)
+        ]
+        return good, len(runs) - len(good)
+
+    def cut_run_untrusted(self, run: Transit, first: int, count: int) -> Transit:
+        """The part of a run from this number on, so many events.
+
+        Raises:
+            DecodeError: `not_a_batch`: its events cannot be told apart.
+        """
+        try:
+            events = self._raws.decode(run.events)
+        except _DECODE_ERRORS as exc:
+            raise DecodeError("not_a_batch", f"a run of no events: {_bounded(str(exc))}") from None
+        at = first - run.first
+        data = self._encoder.encode(events[at : at + count])
+        return msgspec.structs.replace(run, events=data, first=first, count=count)
+
+    def _split_untrusted(self, data: bytes | memoryview, strings: Strings) -> list[_WireRun]:
         # What is announced is looked at before anything is made of it: one byte can become an object of a hundred.
         if _announced(data) > _MAX_RUNS:
             raise DecodeError("not_a_batch", f"not a batch of events: more than {_MAX_RUNS} runs")
@@ -213,22 +356,16 @@ class Codec:
             runs = self._runs.decode(data)
         except _DECODE_ERRORS as exc:
             raise DecodeError("not_a_batch", f"not a batch of events: {_bounded(str(exc))}") from None
-        decoded: list[DecodedRun] = []
-        room = _MAX_EVENTS
-        for run in runs:
-            decoded.append(self._decode_run(run, room))
-            room -= len(decoded[-1].events) + len(decoded[-1].bad)
-        return decoded
+        for at, run in enumerate(runs):
+            if 0 <= run.number < len(strings) and not run.name and not run.topic:
+                name, topic = strings[run.number]
+                runs[at] = msgspec.structs.replace(run, name=name, topic=topic)
+        return runs
 
     def _decode_run(self, run: _WireRun, room: int) -> DecodedRun:
-        texts = (run.name, run.topic)
-        if texts not in self._sound_texts:
-            if not is_topic(run.topic) or not is_type_name(run.name):
-                return self._bad_run(
-                    msgspec.structs.replace(run, name="", topic=""), "a name or a topic that cannot be one"
-                )
-            if len(self._sound_texts) < _MAX_SOUND_TEXTS:
-                self._sound_texts.add(texts)
+        fault = self._fault(run)
+        if fault:
+            return self._bad_run(msgspec.structs.replace(run, name="", topic=""), fault)
         if _announced(run.events) > room:
             return self._bad_run(run, f"a batch of more than {_MAX_EVENTS} events")
         kind = event_type(run.name)
@@ -245,7 +382,26 @@ class Codec:
             return self._decode_singly(run, kind)
         if len(events) != run.count:
             return self._bad_run(run, f"{len(events)} events where {run.count} were announced")
-        return DecodedRun(name=run.name, topic=run.topic, events=events)
+        return _decoded(run, events, ())
+
+    def _fault(self, run: _WireRun) -> str:
+        """What is wrong with what stands before a run's events, or an empty string."""
+        texts = (run.name, run.topic)
+        if texts not in self._sound_texts:
+            if not is_topic(run.topic) or not is_type_name(run.name):
+                return "a name or a topic that cannot be one"
+            if len(self._sound_texts) < _MAX_SOUND_TEXTS:
+                self._sound_texts.add(texts)
+        if not run.origin:
+            is_sound = -1 <= run.first < _MAX_NUMBER and not run.stream and not run.hops
+        else:
+            is_sound = (
+                0 <= run.first < _MAX_NUMBER
+                and len(run.stream) == _STREAM_BYTES
+                and 0 < run.hops <= _MAX_HOPS
+                and _IS_ORIGIN.fullmatch(run.origin) is not None
+            )
+        return "" if is_sound else "a number or an origin that cannot be one"
 
     def _decode_singly(self, run: _WireRun, kind: type[Event] | None) -> DecodedRun:
         try:
@@ -262,7 +418,7 @@ class Codec:
             except _DECODE_ERRORS as exc:
                 detail, path = _split_path(str(exc))
                 bad.append(BadEvent(index=index, path=path, detail=detail))
-        return DecodedRun(name=run.name, topic=run.topic, events=events, bad=bad)
+        return _decoded(run, events, bad)
 
     def _decode_single(self, name: str, kind: type[Event] | None, raw: msgspec.Raw) -> Event:
         if kind is not None:
@@ -284,6 +440,20 @@ class Codec:
         count = max(1, min(run.count, len(run.events)))
         bad = (BadEvent(index=0, count=count, path="$", detail=_bounded(detail)),)
         return DecodedRun(name=run.name, topic=run.topic, events=(), bad=bad)
+
+
+def _decoded(run: _WireRun, events: Sequence[Event], bad: Sequence[BadEvent]) -> DecodedRun:
+    return DecodedRun(
+        name=run.name,
+        topic=run.topic,
+        events=events,
+        bad=bad,
+        first=run.first,
+        count=run.count,
+        origin=run.origin,
+        stream=run.stream,
+        hops=run.hops,
+    )
 
 
 def _announced(data: bytes | memoryview) -> int:

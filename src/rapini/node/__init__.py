@@ -8,6 +8,7 @@ from rapini.node.node import Node
 from rapini.node.node_status import DialStatus, NodeStatus, NodeTotals, SessionStatus
 from rapini.node.settings import NodeSettings, load_table
 from rapini.node.status import Gap, Origin, PeerInfo, PeerState, PeerStatus, PublishOutcome
+from rapini.node.store import Store
 
 __all__ = [
     "AsyncNode",
@@ -25,6 +26,7 @@ __all__ = [
     "PeerStatus",
     "PublishOutcome",
     "SessionStatus",
+    "Store",
     "load_table",
     "read_status",
     "running_nodes",

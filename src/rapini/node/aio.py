@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from rapini.errors import RequestError
 from rapini.events import Event
+from rapini.node.asker import Asked, RequestHandler
 from rapini.node.counters import CountersSnapshot
 from rapini.node.dispatcher import EventCallback
 from rapini.node.node import Node
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
+from rapini.node.store import Store
 
 __all__ = ["AsyncNode"]
 
@@ -70,9 +75,83 @@ class AsyncNode:
         """Publish from a worker thread: waits for room without holding up the event loop."""
         return await asyncio.to_thread(self.node.publish, event, topic)
 
+    async def publish_durable(
+        self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0
+    ) -> PublishOutcome:
+        """See `Node.publish_durable`."""
+        return await asyncio.to_thread(lambda: self.node.publish_durable(event, topic, timeout_s=timeout_s))
+
+    def checkpoint(self) -> None:
+        """See `Node.checkpoint`. It writes to the disk, in this thread: that of the database's connection."""
+        self.node.checkpoint()
+
+    def store(
+        self,
+        name: str,
+        *,
+        master: bool = False,
+        path: str | Path | None = None,
+        may_write: Callable[[str], bool] | None = None,
+    ) -> Store:
+        """See `Node.store`. A clone's writes wait for the master: call them by `asyncio.to_thread`."""
+        return self.node.store(name, master=master, path=path, may_write=may_write)
+
     async def flush(self, timeout_s: float = 5.0) -> bool:
         """See `Node.flush`."""
         return await asyncio.to_thread(self.node.flush, timeout_s)
+
+    async def request(
+        self,
+        event: Event,
+        *,
+        to: str | None = None,
+        role: str | None = None,
+        key: str | bytes | None = None,
+        timeout_s: float = 5.0,
+        topic: str | None = None,
+    ) -> Event | None:
+        """See `Node.request`. Cancelling it cancels the request, which the peer may act on all the same."""
+        return await self.node.start(event, to, role, key, timeout_s, topic, wants_reply=True).wait_async()
+
+    async def send(
+        self,
+        event: Event,
+        *,
+        to: str | None = None,
+        role: str | None = None,
+        key: str | bytes | None = None,
+        timeout_s: float = 5.0,
+        topic: str | None = None,
+    ) -> str:
+        """See `Node.send`."""
+        asked = self.node.start(event, to, role, key, timeout_s, topic, wants_reply=False)
+        await asked.wait_async()
+        return asked.peer
+
+    async def request_all(
+        self, event: Event, *, role: str | None = None, timeout_s: float = 5.0, topic: str | None = None
+    ) -> dict[str, Event | RequestError | None]:
+        """See `Node.request_all`."""
+        started = self.node.start_all(event, role, timeout_s, topic, wants_reply=True)
+        return dict(zip(started, await _settled(started.values()), strict=True))
+
+    async def send_all(
+        self, event: Event, *, role: str | None = None, timeout_s: float = 5.0, topic: str | None = None
+    ) -> dict[str, RequestError | None]:
+        """See `Node.send_all`."""
+        started = self.node.start_all(event, role, timeout_s, topic, wants_reply=False)
+        ends = zip(started, await _settled(started.values()), strict=True)
+        return {name: end if isinstance(end, RequestError) else None for name, end in ends}
+
+    def serve(self, prefix: str, handler: RequestHandler) -> None:
+        """See `Node.serve`; the handler runs on the node's threads, not in the event loop."""
+        self.node.serve(prefix, handler)
+
+    async def ready(
+        self, *, roles: Mapping[str, int] | None = None, names: Sequence[str] = (), timeout_s: float = 30.0
+    ) -> None:
+        """See `Node.ready`."""
+        await asyncio.to_thread(lambda: self.node.ready(roles=roles, names=names, timeout_s=timeout_s))
 
     async def wait_for(self, *names: str, timeout_s: float = 30.0) -> None:
         """See `Node.wait_for`."""
@@ -108,7 +187,7 @@ class AsyncNode:
                 elif isinstance(item, (PeerStatus, Gap)):
                     yield item
                 else:
-                    self._given = inbox.one_by_one(item)
+                    self._given = chain.from_iterable(map(inbox.events_of, item))
                     for pair in self._given:
                         yield pair
                     await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
@@ -131,3 +210,17 @@ class AsyncNode:
     async def close(self) -> None:
         """See `Node.close`."""
         await asyncio.to_thread(self.node.close)
+
+
+async def _settled(started: Iterable[Asked | RequestError]) -> list[Event | RequestError | None]:
+    """Wait for all of them; one that fails does not end the others."""
+
+    async def one(asked: Asked | RequestError) -> Event | RequestError | None:
+        if isinstance(asked, RequestError):
+            return asked
+        try:
+            return await asked.wait_async()
+        except RequestError as exc:
+            return exc
+
+    return await asyncio.gather(*map(one, started))

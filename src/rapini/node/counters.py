@@ -59,6 +59,21 @@ class CountersSnapshot:
     """Connections that came to nothing, by code."""
     turned_away: Mapping[str, int]
     """Strangers that a listener shut out before they said who they are, by code (`half_open_limit`, `silent`, …)."""
+    relayed: Mapping[str, int]
+    """Events of others that were sent on to somebody, by topic; each once, whatever the number of receivers."""
+    relay_cut: Mapping[str, int]
+    """Events that were not sent on, by cause: `own`, `duplicate`, `not_a_relay`, `hop_limit`, `bad_run`,
+    `durable`."""
+    repeated: Mapping[str, int]
+    """Received events that were not delivered because they had come before by another way, were our own, or were
+    brought by a peer that is not in `relays`: by the peer that sent them. Each consumer (`events()`, callbacks)
+    counts for itself."""
+    requests: Mapping[str, int]
+    """Requests and addressed events of ours that have ended: `ok`, or the code of their `RequestError`."""
+    served: Mapping[str, int]
+    """Requests and addressed events of peers that were answered here: `ok`, or the code."""
+    late_answers: int
+    """Answers that came when nobody waited for them any more."""
     statuses_dropped: int
     """Status reports dropped because nobody read them."""
     encode_calls: int
@@ -99,6 +114,12 @@ class Counters:
     forgotten_acknowledged: int = 0
     bad_events: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
+    relayed: Counter[str] = field(default_factory=Counter)
+    relay_cut: Counter[str] = field(default_factory=Counter)
+    repeated: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    served: Counter[str] = field(default_factory=Counter)
+    late_answers: int = 0
     channels_opened: int = 0
     handshakes_resumed: int = 0
     peers_lost: int = 0
@@ -136,7 +157,7 @@ class Counters:
         for cause, topics in dropped.items():
             self.forgotten_drops.setdefault(cause, Counter()).update(topics)
         self.forgotten_acknowledged += acknowledged
-        for counter in (self.sent, self.received, self.missed):
+        for counter in (self.sent, self.received, self.missed, self.repeated):
             counter[FORGOTTEN] += counter.pop(peer, 0)
         if reasons := self.gaps.pop(peer, None):
             self.gaps.setdefault(FORGOTTEN, Counter()).update(reasons)
@@ -149,6 +170,8 @@ class Counters:
         encode_calls: int,
         flushes: int,
         turned_away: Mapping[str, int],
+        late_answers: int,
+        overdue: int,
     ) -> CountersSnapshot:
         """A copy that does not change."""
         return CountersSnapshot(
@@ -173,6 +196,12 @@ class Counters:
             peers_left=self.peers_left,
             peers_resumed=self.peers_resumed,
             peers_restarted=self.peers_restarted,
+            relayed=dict(self.relayed),
+            relay_cut=dict(self.relay_cut),
+            repeated=dict(self.repeated),
+            requests=dict(self.requests),
+            served=dict(self.served + Counter(deadline=overdue)),
+            late_answers=self.late_answers + late_answers,
             statuses_dropped=self.statuses_dropped,
             encode_calls=encode_calls,
             flushes=flushes,

@@ -56,10 +56,14 @@ class Chunk(msgspec.Struct, frozen=True):
 class Place(StreamSender):
     """One subscriber's place, with what was read ahead for it."""
 
-    def __init__(self, position: int, *, is_kept: bool) -> None:
-        super().__init__(position, is_kept=is_kept)
+    def __init__(self, position: int, *, is_kept: bool, settled: int | None = None) -> None:
+        super().__init__(position, is_kept=is_kept, settled=settled)
+        self.settled_before = self.settled
+        """What it had settled by its own word when it came."""
         self.ahead: deque[Record | Hole] = deque()
         self.ahead_until = position
+        self.held: Chunk | None = None
+        """What comes next, and waits for credit."""
 
 
 class DurableStream:
@@ -229,15 +233,20 @@ class DurableStream:
         start = position
         if start is None:
             start = known.position if known is not None else self._first_owed()
+        # It is served from what it has received, and owed from what it settled: it may die with what lies between.
+        settled = start if known is None else min(start, known.position)
         if is_kept:
             self._ephemeral.pop(name, None)
             self._away_s[name] = 0.0
             if prefixes:
-                self._owe(name, prefixes, start)
+                self._owe(name, prefixes, settled)
         else:
             self._ephemeral[name] = prefixes
         self._wanted.clear()
-        return Place(start, is_kept=is_kept)
+        place = Place(start, is_kept=is_kept, settled=settled)
+        if known is not None:
+            place.settled_before = known.position
+        return place
 
     def resubscribed(self, name: str, prefixes: tuple[str, ...], place: Place) -> None:
         """A subscriber that is served wants other topics."""
@@ -247,6 +256,7 @@ class DurableStream:
         elif prefixes and prefixes != self._prefixes.get(name):
             self._owe(name, prefixes, place.settled)
         place.ahead.clear()
+        place.held = None
         place.ahead_until = place.position
 
     def gone(self, name: str) -> None:
@@ -330,6 +340,9 @@ class DurableStream:
             return Chunk(place.ahead_until, place.ahead_until) if place.ahead_until > place.position else None
         item = place.ahead.popleft()
         if isinstance(item, Hole):
+            if item.reason == "trimmed" and item.first_sequence + item.count <= place.settled_before:
+                # It said that it has them, or did not want them, and now asks for them again: no news of a loss.
+                return Chunk(item.first_sequence + item.count, item.first_sequence + item.count)
             return Chunk(item.first_sequence, item.first_sequence + item.count, hole=item)
         run = EncodedRun(topic=item.topic, count=item.count, data=item.data)
         return Chunk(item.first_sequence, item.first_sequence + item.count, (run,))

@@ -7,10 +7,11 @@ acknowledged, which gives its sender new credit. Status reports stand between th
 
 from __future__ import annotations
 
+import itertools
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -19,7 +20,9 @@ from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
+from rapini.node.signals import GUARD, is_main_thread
 from rapini.node.status import Gap, Origin, PeerStatus
+from rapini.session.seen import Seen
 
 __all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after", "rest_of"]
 
@@ -42,6 +45,16 @@ class ReceivedBatch(msgspec.Struct):
     """Inboxes that have not taken it yet."""
     gap: Gap | None = None
     """What stands in the place of the events, if the sender could not keep them."""
+    incarnation: bytes = b""
+    """The sender's."""
+    addressed_to: str = ""
+    """The topic of an event that was sent to us alone: it is delivered though nobody subscribed."""
+    fault: str = ""
+    """Why an addressed event could not be delivered: a code; found before it is `taken`."""
+    is_settled: bool = False
+    """Whether its sender was told that it was taken."""
+    is_void: bool = False
+    """Whether its sender was told otherwise before it could be taken: then nobody may see it."""
     stream_id: bytes = b""
     """Of durable events: their stream."""
     start: int = 0
@@ -49,6 +62,8 @@ class ReceivedBatch(msgspec.Struct):
     end: int = 0
     known: int = 0
     """Of durable events: how many of the first ones we had before."""
+    strings: Sequence[tuple[str, str]] = ()
+    """The sender's table of names and topics; it only grows."""
     size: int = 0
     """Bytes of its sender's credit that it holds until it is taken."""
 
@@ -61,7 +76,11 @@ class EventRun(msgspec.Struct, frozen=True):
     stream_id: bytes = b""
     """Of durable events: the stream they belong to, for ever."""
     first_sequence: int = -1
-    """Of durable events: the first one's number in its stream; the others follow it."""
+    """The first one's number: of durable events in their stream, of others among all events that `stream` published;
+    the others follow it, but for those that did not fit their type or had come before, which are not here. -1 where
+    they are not numbered."""
+    stream: bytes = b""
+    """The incarnation of the node that published them; empty for durable ones."""
 
 
 class _End:
@@ -74,22 +93,47 @@ class _End:
 _Item = ReceivedBatch | PeerStatus | _End
 
 
+class Turns(Protocol):
+    """The loop whose turns a waiting consumer takes: see `rapini.node.loop.Loop`."""
+
+    is_in_turn: bool
+
+    def lead(self, is_empty: Callable[[], bool], deadline: float | None) -> None:
+        """Take turns while there is nothing to consume."""
+
+    def delivered(self, count: int, *, woke: bool) -> None:
+        """The present turn has brought this many events."""
+
+    def wake(self) -> None:
+        """End the wait."""
+
+
 class Inbox:
     """One consumer's queue. `put*` under the node's lock, the rest on the consumer's thread (one at a time).
 
     Args:
         counters: The node's; decode faults are counted there.
+        name: The node's: its own events may come back by way of a relay, and are not delivered.
+        relays: Who may bring events of others; with nobody in it, everybody may.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, name: str = "", relays: Collection[str] = ()) -> None:
         self.prefixes: tuple[str, ...] = ()
         """What this consumer subscribed to."""
         self.on_put: Callable[[], None] | None = None
         """Called after each put, on the putting thread: wakes an event loop."""
+        self.turns: Turns | None = None
+        """Where a consumer that waits takes the turns; `None`: it only waits."""
+        self._is_leading = False
+        self._is_waiting = False
+        """Whether the consumer sleeps on the queue, and would rather lead."""
         self._counters = counters
         self._codec = Codec()
+        self._name = name
+        self._relays = frozenset(relays)
+        self._seen = Seen()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._origins: dict[tuple[str, str, int], Origin] = {}
+        self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
         # Two counters with one writer each: the putting side has the node's lock, the consumer has none.
         self.progress: dict[bytes, int] = {}
         """Durable streams, with the position after the last event that was given to the application."""
@@ -121,8 +165,11 @@ class Inbox:
     def put(self, batch: ReceivedBatch) -> None:
         """Add a batch."""
         self._queue.put(batch)
-        if self.on_put is not None:
-            self.on_put()
+        turns = self.turns
+        if turns is not None and (self._is_leading or self._is_waiting) and turns.is_in_turn:
+            turns.delivered(batch.count, woke=self._is_waiting)
+            self._is_waiting = False
+        self._tell()
 
     def put_status(self, status: PeerStatus) -> None:
         """Add a status report, unless far too many wait unread."""
@@ -134,13 +181,18 @@ class Inbox:
             return
         self._statuses_put += 1
         self._queue.put(status)
-        if self.on_put is not None:
-            self.on_put()
+        self._tell()
 
     def end(self, error: RapiniError | None = None) -> None:
         """Nothing more will be put; with an error, the consumer gets that after what is here."""
         self.release()
         self._queue.put(_End(error))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Something was put: whoever waits elsewhere than on the queue should look."""
+        if self._is_leading and self.turns is not None and not self.turns.is_in_turn:
+            self.turns.wake()
         if self.on_put is not None:
             self.on_put()
 
@@ -164,7 +216,7 @@ class Inbox:
                 raise self._error
             return None
         try:
-            item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
+            item = self._queue.get_nowait() if timeout_s == 0 or not self._queue.empty() else self._wait(timeout_s)
         except queue.Empty:
             return None
         if isinstance(item, _End):
@@ -175,6 +227,8 @@ class Inbox:
         if isinstance(item, PeerStatus):
             self._statuses_got += 1
             return item
+        if item.addressed_to:
+            return self._take_addressed(item)
         if not item.stream_id:
             item.taken(item)
             return item.gap if item.gap is not None else self._decode(item)
@@ -184,25 +238,28 @@ class Inbox:
         self.progress[item.stream_id] = item.end
         return item.gap
 
-    def put_back(self, runs: Iterable[EventRun]) -> None:
-        """A consumer stops in the middle of a batch: the next `get` returns what it was not given."""
-        self._rest = [run for run in runs if run.events]
+    def _wait(self, timeout_s: float | None) -> _Item:
+        """Wait for the next item: take the loop's turns if they are to be had, else sleep until it is put.
 
-    def one_by_one(self, runs: Sequence[EventRun]) -> Iterator[tuple[Event, Origin]]:
-        """The events of a batch, noting before each durable one that it is the application's now."""
-        for run in runs:
-            if run.stream_id:
-                yield from self.durable_events(run, iter(run.events))
-            else:
-                for event in run.events:
-                    yield event, run.origin
-
-    def durable_events(self, run: EventRun, events: Iterator[Event]) -> Iterator[tuple[Event, Origin]]:
-        """The same for a run of durable events; see `Node.checkpoint`."""
-        progress, stream_id, origin = self.progress, run.stream_id, run.origin
-        for number, event in enumerate(events, run.first_sequence + 1):
-            progress[stream_id] = number
-            yield event, origin
+        Raises:
+            queue.Empty: The time is over.
+        """
+        waiting, turns = self._queue, self.turns
+        if turns is None:
+            return waiting.get(timeout=timeout_s)
+        deadline = deadline_after(timeout_s)
+        try:
+            self._is_leading = True  # before the queue is looked at again, or an item could come unseen between
+            turns.lead(waiting.empty, deadline)
+        finally:
+            self._is_leading = False
+        if not waiting.empty():
+            return waiting.get_nowait()
+        self._is_waiting = True
+        try:
+            return waiting.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        finally:
+            self._is_waiting = False
 
     def finish(self) -> None:
         """The application is done with what it was given last. Durable events count as taken only now: what a killed
@@ -213,19 +270,51 @@ class Inbox:
             self.progress[done.stream_id] = done.end
             done.taken(done)
 
+    def put_back(self, runs: Iterable[EventRun]) -> None:
+        """A consumer stops in the middle of a batch: the next `get` returns what it was not given."""
+        self._rest = [run for run in runs if run.events]
+
+    def events_of(self, run: EventRun, events: Iterator[Event] | None = None) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each durable one that it is the application's now: see `progress`.
+
+        Args:
+            run: All of them.
+            events: An iterator over those of the run, for who wants to know which are left.
+        """
+        origin, stream_id = run.origin, run.stream_id
+        for number, event in enumerate(run.events if events is None else events, run.first_sequence + 1):
+            if stream_id:
+                self.progress[stream_id] = number
+            yield event, origin
+
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
-        while True:
-            item = self.get(timeout_s)
-            if item is not None:
-                yield item
-            elif self._ended or timeout_s is not None:
-                return
+        may_lead = self.turns is not None and is_main_thread()
+        if may_lead:
+            GUARD.retain()
+        try:
+            while True:
+                item = self.get(timeout_s)
+                if item is not None:
+                    yield item
+                elif self._ended or timeout_s is not None:
+                    return
+        finally:
+            if may_lead:
+                GUARD.release()
+
+    def _take_addressed(self, batch: ReceivedBatch) -> list[EventRun]:
+        """Decode first: its sender waits to hear how it went."""
+        runs = self._decode(batch)
+        if [len(run.events) for run in runs] != [1] or runs[0].origin.topic != batch.addressed_to:
+            runs, batch.fault = [], "bad_event"
+        batch.taken(batch)
+        return [] if batch.is_void else runs
 
     def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
         counters = self._counters
         try:
-            runs = self._codec.decode_batch_untrusted(batch.data)
+            runs = self._codec.decode_batch_untrusted(batch.data, batch.strings)
         except DecodeError as exc:
             counters.bad_event(batch.peer, "", "$", str(exc), batch.count)
             return []
@@ -237,24 +326,53 @@ class Inbox:
             for bad in run.bad:
                 found += bad.count
                 counters.bad_event(batch.peer, run.name, bad.path, bad.detail, bad.count)
-            if not run.topic.startswith(self.prefixes):
+            if not batch.addressed_to and not run.topic.startswith(self.prefixes):
                 continue
-            origin = self._origin(batch.peer, run.topic, batch.epoch)
+            origin = self._origin(batch, run)
             if batch.stream_id:
                 taken += _durable_run(run, origin, batch, first)
-            else:
-                taken.append(EventRun(run.events, origin))
+                continue
+            events, number = self._unseen(batch, run)
+            if events:
+                taken.append(EventRun(events, origin, b"", number, run.stream or batch.incarnation))
         if found < batch.count:
             detail = f"{batch.count} events announced, {found} found"
             counters.bad_event(batch.peer, "", "$", detail, batch.count - found)
         return taken
 
-    def _origin(self, peer: str, topic: str, epoch: int) -> Origin:
-        origin = self._origins.get((peer, topic, epoch))
+    def _unseen(self, batch: ReceivedBatch, run: DecodedRun) -> tuple[Sequence[Event], int]:
+        """The events of a run that did not come before by another way, and the number of the first."""
+        first = run.first
+        if first < 0 or batch.addressed_to:
+            return run.events, first
+        origin = run.origin or batch.peer
+        stream = run.stream or batch.incarnation
+        if run.origin and self._relays and batch.peer not in self._relays:
+            self._counters.repeated[batch.peer] += len(run.events)
+            return (), first
+        if self._seen.follows(origin, stream, first, run.count):  # nearly always; our own never gets in there
+            return run.events, first
+        new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
+        after = first + run.count
+        if len(new) == 1 and new[0] == (first, after):
+            return run.events, first
+        kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
+        bad = {first + each.index for each in run.bad}
+        numbers = (number for number in range(first, after) if number not in bad)
+        there = [(number, event) for number, event in zip(numbers, run.events, strict=False) if number in kept]
+        self._counters.repeated[batch.peer] += len(run.events) - len(there)
+        return [event for _, event in there], there[0][0] if there else first
+
+    def _origin(self, batch: ReceivedBatch, run: DecodedRun) -> Origin:
+        node = run.origin or batch.peer
+        key = (batch.peer, run.topic, batch.epoch, node, run.hops)
+        origin = self._origins.get(key)
         if origin is None:
             if len(self._origins) > 4096:
                 self._origins.clear()
-            origin = self._origins[peer, topic, epoch] = Origin(peer=peer, topic=topic, epoch=epoch)
+            origin = self._origins[key] = Origin(
+                peer=batch.peer, topic=run.topic, epoch=batch.epoch, node=node, hops=run.hops
+            )
         return origin
 
 
@@ -275,7 +393,8 @@ def _durable_run(run: DecodedRun, origin: Origin, batch: ReceivedBatch, first: i
 def rest_of(run: EventRun, events: Iterator[Event]) -> EventRun:
     """What is left of a run whose events were given one by one."""
     rest = tuple(events)
-    return EventRun(rest, run.origin, run.stream_id, run.first_sequence + len(run.events) - len(rest))
+    first = run.first_sequence + len(run.events) - len(rest) if run.stream_id else run.first_sequence
+    return msgspec.structs.replace(run, events=rest, first_sequence=first)
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

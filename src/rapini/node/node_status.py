@@ -89,7 +89,8 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     dropped: dict[str, int] = {}
     """Events not delivered to it, by cause."""
     flows: list[Row] = []
-    """The session's streams of events, one a delivery class. Empty until there are delivery classes."""
+    """What goes to it and comes from it by delivery class, of those classes that were used: numbers (a durable stream's
+    are positions in it) and bytes."""
 
 
 class NodeTotals(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +180,6 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True):
     totals: NodeTotals = NodeTotals()
     """Sums over all peers and topics."""
     gaps: list[Row] = []
-    """The last gaps told to the application. Empty until there are gaps."""
+    """The last gaps that peers told of, the newest first; 20 at most."""
     stores: list[Row] = []
-    """Replicated stores. Empty until there are stores."""
+    """The replicas of stores that are here."""

@@ -7,28 +7,33 @@ sees is in order too: `lost` comes after the last batch of its epoch, and before
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 from rapini import limits
-from rapini.events.delivery import Delivery
 from rapini.node.admission import Admission
+from rapini.node.arrivals import Arrivals
+from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
 from rapini.node.dials import Dial, DialState
 from rapini.node.durable_traffic import DurableTraffic
 from rapini.node.environment import REAL, Environment
-from rapini.node.inbox import Inbox, ReceivedBatch
+from rapini.node.inbox import Inbox
+from rapini.node.leases import HOUSEKEEPING_S, Leases
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.relay import Relay
 from rapini.node.reports import Reports
-from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
+from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState
+from rapini.node.stores import Stores
 from rapini.node.streams import Checkpoint, Streams
 from rapini.session.link import (
+    AnswerReceived,
     ChannelOpened,
     CloseKind,
     DurableReceived,
@@ -42,20 +47,21 @@ from rapini.session.link import (
     LinkUp,
     PongReceived,
     PositionTold,
+    RequestExpired,
+    RequestReceived,
+    StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
 from rapini.session.messages import Epoch, Incarnation
-from rapini.session.outbox import Batch, Hole, Outbox
+from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
+from rapini.storage import SpillFiles
 
 __all__ = ["Peers"]
 
 _log = logging.getLogger("rapini.node")
-
-_HOUSEKEEPING_S: Final = 0.5
-"""How often ages and stalls are looked at."""
 
 _UP_STATES: Final = {
     Relation.FIRST: PeerState.UP,
@@ -64,7 +70,7 @@ _UP_STATES: Final = {
 }
 
 
-class Peers:
+class Peers(Arrivals, Leases):
     """The peers of one node.
 
     Args:
@@ -100,7 +106,7 @@ class Peers:
         self.inboxes: list[Inbox] = []
         self.reports = Reports(self.inboxes, counters, environment)
         self.dials: list[Dial] = []
-        self.subscriptions: tuple[str, ...] = ()
+        self.subscriptions: tuple[str, ...] = tuple(settings.relay)
         self.subscriptions_version = 0
         self.roster = Roster(
             name=name,
@@ -118,10 +124,10 @@ class Peers:
         self._contain = contain or _raise
         self._clock = environment.clock
         self._random = environment.random
-        self._taken: deque[ReceivedBatch] = deque()
+        self.spill = SpillFiles(Path(settings.spill), max_bytes=settings.spill_bytes) if settings.spill else None
+        self._make_outbox = environment.make_outbox
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
-        self._taken_bytes = 0
-        """Roughly: consumers add to it without a lock, and it only decides whether to tell at once."""
+        Arrivals.__init__(self)
         self.publisher = Publisher(
             settings=settings,
             counters=counters,
@@ -131,9 +137,30 @@ class Peers:
             wake=self._wake_to_flush,
             clock=environment.clock,
             peers=self,
+            on_strings=self._tell_strings,
         )
+        self._relay = None
+        if settings.relay:
+            self._relay = Relay(
+                name=name,
+                prefixes=tuple(settings.relay),
+                hop_limit=settings.hop_limit,
+                counters=counters,
+                publisher=self.publisher,
+                relays=settings.relays,
+            )
+        self.asker = Asker(
+            name=name,
+            handler_threads=settings.handler_threads,
+            counters=counters,
+            loop=loop,
+            inboxes=self.inboxes,
+            clock=environment.clock,
+            send=self._send_asked,
+        )
+        self.stores = Stores(self, loop, environment, service)
         self.durables = DurableTraffic(self, settings, counters, Streams(checkpoint), environment.clock)
-        loop.call_at(environment.clock() + _HOUSEKEEPING_S, self.look_for_stalls)
+        loop.call_at(environment.clock() + HOUSEKEEPING_S, self.look_for_stalls)
 
     def _wake_to_flush(self) -> None:
         # While events are published the loop turns every millisecond by itself (see Core), which is soon enough.
@@ -166,8 +193,27 @@ class Peers:
                 self._on_pong(record, token, now)
             case LinkClosed():
                 self.on_closed(record, outcome, now)
-            case DurableReceived() | StreamAnnounced() | PositionTold():
-                self.durables.handle(record, outcome, now)
+            case RequestReceived() | AnswerReceived() | RequestExpired():
+                self._on_asking(record, outcome, now)
+            case _:
+                self._on_state(record, outcome, now)
+
+    def _on_state(
+        self, record: LinkRecord, outcome: DurableReceived | StreamAnnounced | PositionTold | StoreReceived, now: float
+    ) -> None:
+        """What belongs to durable streams and stores, which have modules of their own."""
+        if isinstance(outcome, StoreReceived):
+            self.stores.receive(record, outcome, now)
+        else:
+            if isinstance(outcome, DurableReceived) and outcome.count and self._relay is not None:
+                self._relay.skip_durable(outcome.batch, outcome.count)
+            self.durables.handle(record, outcome, now)
+
+    def _tell_strings(self) -> None:
+        """Our table of names and topics has grown: everybody hears of it before the first run that needs it."""
+        now = self._clock()
+        for record in self.records.values():
+            record.link.tell_strings(self.publisher.strings.pairs, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
         if token == record.probe_token:
@@ -209,10 +255,11 @@ class Peers:
     def _new_session(self, name: str) -> Session:
         return Session(
             name=name,
-            outbox=Outbox(
+            outbox=self._make_outbox(
                 self._settings.send_queue_bytes,
                 overflow=self._settings.overflow,
                 reliable_overflow=self._settings.reliable_overflow,
+                spill=self.spill,
             ),
             window_bytes=self._settings.window_bytes,
             is_departed=True,
@@ -303,9 +350,11 @@ class Peers:
             return
         session.record = None
         session.stream = None
-        record.link.admit(epoch, now)
+        record.link.admit(epoch, now, hold_ready=self.stores.holds_ready)
+        record.link.tell_strings(self.publisher.strings.pairs, now)
         self.durables.tell_position(record, now)
         self.reports.link(record, PeerState.SYNCING)
+        self.stores.admitted(record, now)
 
     def _refuse(self, record: LinkRecord, refusal: Refuse, now: float) -> None:
         if refusal.code == "duplicate_name":
@@ -328,6 +377,7 @@ class Peers:
         self.reports.link(record, _UP_STATES[record.relation])
         self.publisher.reroute()
         self._loop.changed.notify_all()
+        self.arm_acknowledgement(session, now)  # what was taken meanwhile
         self.pump(session, now)  # what was kept for it while it was away
 
     def _on_subscriptions(self, record: LinkRecord, prefixes: tuple[str, ...]) -> None:
@@ -351,144 +401,13 @@ class Peers:
             self._service(record, now)
         return self.subscriptions_version
 
-    def _on_events(self, record: LinkRecord, events: EventsReceived, now: float) -> None:
-        session = record.session
-        if session is None:
-            raise AssertionError("events come over an admitted link")
-        if session.exceeds_credit(len(events.batch)):
-            record.link.refuse("protocol_error", "it sent more than its credit allows", now)
-            return
-        if not session.received(events):
-            record.link.refuse("protocol_error", "event numbers do not continue", now)
-            return
-        self._counters.received[session.name] += events.count
-        batch = ReceivedBatch(
-            peer=session.name,
-            epoch=session.epoch,
-            generation=session.generation,
-            delivery=events.delivery,
-            first_sequence=events.first_sequence,
-            count=events.count,
-            data=events.batch,
-            taken=self.batch_taken,
-            size=len(events.batch),
-        )
-        self.hand_over(session, batch, now)
-
-    def _on_gap(self, record: LinkRecord, gap: GapReceived, now: float) -> None:
-        session = record.session
-        if session is None:
-            raise AssertionError("gaps come over an admitted link")
-        if session.exceeds_credit(limits.GAP_CREDIT_BYTES):
-            record.link.refuse("protocol_error", "it sent more than its credit allows", now)
-            return
-        if gap.delivery is Delivery.DURABLE and record.stream_id:
-            self.durables.on_gap(record, session, gap, now)
-            return
-        if not session.received_gap(gap):
-            record.link.refuse("protocol_error", "event numbers do not continue", now)
-            return
-        self._counters.count_gap(session.name, gap.reason, gap.count)
-        batch = ReceivedBatch(
-            peer=session.name,
-            epoch=session.epoch,
-            generation=session.generation,
-            delivery=gap.delivery,
-            first_sequence=gap.first_sequence,
-            count=gap.count,
-            data=b"",
-            taken=self.batch_taken,
-            gap=self.reports.gap(session, gap),
-            size=limits.GAP_CREDIT_BYTES,
-        )
-        self.hand_over(session, batch, now)
-
-    def hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
-        """Give a batch, or the gap in its place, to those who consume."""
-        consumers = [inbox for inbox in self.inboxes if inbox.prefixes]
-        batch.holders = len(consumers)
-        self.arm_acknowledgement(session, now)
-        for inbox in consumers:
-            if self._loop.is_in_turn:
-                inbox.hold(batch)
-            else:
-                inbox.put(batch)
-        if not consumers:
-            self.batch_taken(batch)
-
-    def arm_acknowledgement(self, session: Session, now: float) -> None:
-        """See to it that a peer hears soon of what was taken."""
-        if not session.ack_is_due:
-            session.ack_is_due = True
-            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
-
-    def batch_taken(self, batch: ReceivedBatch) -> None:
-        """A consumer took a batch (on its own thread, without the lock: it must not wait for the I/O thread)."""
-        self._taken.append(batch)
-        self._taken_bytes += batch.size
-        if self._taken_bytes * ACK_SHARE >= self._settings.window_bytes:
-            now = self._clock()
-            with self._loop.lock:
-                self.tell_all_taken(now)
-
-    def tell_all_taken(self, now: float) -> None:
-        """Acknowledge what consumers took since the last time, to each peer that it came from."""
-        self.note_taken()
-        for session in self.sessions.values():
-            if session.has_news:
-                self.tell_taken(session, now)
-
-    def note_taken(self) -> None:
-        """Account for the batches that consumers took."""
-        self._taken_bytes = 0
-        while self._taken:
-            batch = self._taken.popleft()
-            batch.holders -= 1
-            session = self.sessions.get(batch.peer)
-            if batch.holders <= 0 and session is not None:
-                session.released(batch.epoch, batch.size)
-                if batch.stream_id:
-                    self.durables.streams.take(batch.stream_id, batch.start, batch.end)
-                    continue
-                session.was_taken(batch.generation, batch.delivery, batch.first_sequence, batch.count)
-
-    def tell_taken(self, session: Session, now: float) -> None:
-        """Acknowledge what was taken from one peer."""
-        record = session.record
-        if record is None:
-            return
-        try:
-            session.acknowledge(now)
-        except Exception as error:  # noqa: BLE001 - see `Core.contain`
-            self._contain(record, error, now)
-        self._service(record, now)
-
-    def _acknowledge(self, session: Session, now: float) -> None:
-        """The timer that starts with a batch: tell what was taken, and look again while something was not."""
-        session.ack_is_due = False
-        self.note_taken()
-        if session.record is not None and session.holds_something:
-            session.ack_is_due = True
-            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
-        self.tell_taken(session, now)
-
-    def _on_acknowledged(self, record: LinkRecord, taken: list[int], now: float) -> None:
-        session = record.session
-        if session is None:
-            raise AssertionError("acknowledgements come over an admitted link")
-        if not session.outbox.acknowledge(taken[:2]) or not self.durables.settle(session, taken[2:]):
-            record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
-            return
-        session.progress_at = now
-        self.pump(session, now)
-        self.publisher.room.notify_all()
-
     def pump(self, session: Session, now: float) -> None:
         """Send what the peer's credit allows."""
         record = session.record
         if record is None or record.unsent or not record.is_up:  # closed: its end is among the outcomes that follow
             return
         try:
+            self.pump_asked(record, now)
             if session.place is not None:
                 self.durables.pump(session, record, session.place, now)
             for delivery, first_sequence, item in session.outbox.sendable():
@@ -502,6 +421,19 @@ class Peers:
                     return  # parked: the rest follows when the connection is writable
         except Exception as error:  # noqa: BLE001 - see `Core.contain`; a publisher has nothing to do with it
             self._contain(record, error, now)
+
+    def pump_asked(self, record: LinkRecord, now: float) -> None:
+        """Send requests and answers while the connection takes them."""
+        while not record.unsent and record.link.send_asked(now):
+            record.transmit()
+
+    def _send_asked(self, record: LinkRecord, now: float) -> None:
+        """The same, with what may go wrong, and the timer."""
+        try:
+            self.pump_asked(record, now)
+        except Exception as error:  # noqa: BLE001 - see `Core.contain`; whoever asks has nothing to do with it
+            self._contain(record, error, now)
+        self._service(record, now)
 
     def on_closed(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
         """A link has ended: settle its session, tell, let others take its place."""
@@ -517,6 +449,10 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
+        elif session is not None and session.lost_at is not None:  # it was coming back, and did not
+            self._loop.call_at(max(now, session.lost_at + self._settings.lease_s), self._end_leases)
+        self.stores.closed(record, now)
+        self.asker.link_ended(record, closed)
         self.reports.closed(record, closed, was_up=was_up)
         if record.dial is not None:
             self._dial_ended(record, closed, now)
@@ -524,55 +460,6 @@ class Peers:
         self.carry_out(self.roster.link_closed(record.id), now)
         if was_up and session is not None:
             self.wake_standby(session.name, now)
-
-    # -- leases and stalls -------------------------------------------------------------------------------------
-
-    def _end_leases(self, now: float) -> None:
-        """Release the peers that have been lost for too long."""
-        for session in list(self.sessions.values()):
-            if session.lost_at is not None and now >= session.lost_at + self._settings.lease_s:
-                self.release(session, f"it has not returned within {self._settings.lease_s:g} s")
-
-    def release(self, session: Session, why: str) -> None:
-        """A lost peer's lease is over: keep nothing for it but the account, which it hears as a gap if it returns."""
-        if session.record is not None or session.is_departed:
-            return
-        session.departed("lease_expired", self._clock())
-        self.reports.released(session, why)
-        self.publisher.reroute()
-        self._forget_the_oldest()
-
-    def _forget_the_oldest(self) -> None:
-        """Bound what is remembered of peers that are gone."""
-        gone = [s for s in self.sessions.values() if s.is_departed and s.record is None and not s.held_bytes]
-        for session in gone[: max(0, len(gone) - limits.MAX_REMEMBERED_PEERS)]:
-            self._counters.forget(session.name, session.outbox.dropped, session.acknowledged_events)
-            del self.sessions[session.name]
-            self.roster.forget(session.name)
-
-    def look_for_stalls(self, now: float) -> None:
-        """Age what waits, and disconnect peers that take nothing while their queue is full."""
-        settings = self._settings
-        for session in list(self.sessions.values()):
-            if settings.max_age_s:
-                for flow in session.outbox.flows:
-                    flow.expire(now - settings.max_age_s)
-                self.pump(session, now)
-            record = session.record
-            if record is None or all(flow.has_room() for flow in session.outbox.flows):
-                session.progress_at = now
-            elif now >= session.progress_at + settings.stall_timeout_s:
-                detail = f"its queue is full, and it has taken nothing for {settings.stall_timeout_s:g} s"
-                self.disconnect(session, "stalled", detail, now)
-        self.durables.housekeeping(_HOUSEKEEPING_S)
-        self._loop.call_at(now + _HOUSEKEEPING_S, self.look_for_stalls)
-
-    def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:
-        """End a peer's connection for its own good; its session is lost, and may be resumed."""
-        record = session.record
-        if record is not None and not record.link.is_closed:
-            record.link.refuse(code, detail, now, self._settings.backoff_max_s)
-            self._service(record, now)
 
     # -- dials ---------------------------------------------------------------------------------------------------
 

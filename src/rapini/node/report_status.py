@@ -13,13 +13,17 @@ from itertools import islice
 from typing import Final
 
 from rapini.errors import LocalError
+from rapini.events.delivery import Delivery
 from rapini.node.core import Core
 from rapini.node.dials import Dial
 from rapini.node.links import LinkRecord
-from rapini.node.node_status import DialStatus, NodeStatus, NodeTotals, SessionStatus
+from rapini.node.node_status import DialStatus, NodeStatus, NodeTotals, Row, SessionStatus
 from rapini.node.sessions import Session
+from rapini.node.status import Gap
+from rapini.node.store_driver import StoreDriver
 from rapini.session.messages import Incarnation
 from rapini.session.roster import Relation
+from rapini.stores import MasterStore
 
 __all__ = ["MAX_DIALS", "MAX_SESSIONS", "MAX_SUBSCRIPTIONS", "StatusSource"]
 
@@ -105,6 +109,8 @@ class StatusSource:
             sessions=[self._session(session, records.get(id(session)), now) for session in listed],
             sessions_total=len(peers.sessions),
             totals=self._totals(),
+            gaps=[_gap(gap) for gap in reversed(peers.reports.last_gaps)],
+            stores=[_store(driver, now) for driver in peers.stores.drivers.values()],
         )
 
     def _session(self, session: Session, record: LinkRecord | None, now: float) -> SessionStatus:
@@ -141,6 +147,7 @@ class StatusSource:
             received=counters.received[name],
             missed=counters.missed[name],
             dropped={cause: topics.total() for cause, topics in outbox.dropped.items()},
+            flows=_flows(session),
         )
 
     def _totals(self) -> NodeTotals:
@@ -178,6 +185,60 @@ class StatusSource:
             turned_away=core.turned_away(),
             statuses_dropped=counters.statuses_dropped,
         )
+
+
+def _flows(session: Session) -> list[Row]:
+    """What goes to a peer and comes from it, by delivery class; of those classes that were used."""
+    rows: list[Row] = []
+    for delivery, flow, intake in zip(Delivery, session.outbox.flows, session.intakes, strict=False):
+        if flow.next_sequence or intake.position:
+            rows.append(
+                {
+                    "class": delivery.label,
+                    "numbered": flow.next_sequence,
+                    "sent": flow.sent_sequence,
+                    "queued_bytes": flow.queued_bytes,
+                    "spilled_bytes": flow.spilled_bytes,
+                    "in_flight_bytes": flow.sent_bytes,
+                    "received": intake.position,
+                    "taken": intake.taken,
+                }
+            )
+    place, stream = session.place, session.stream
+    if place is not None or stream is not None:
+        rows.append(
+            {
+                "class": Delivery.DURABLE.label,
+                "sent": place.position if place is not None else None,
+                "settled": place.settled if place is not None else None,
+                "in_flight_bytes": place.in_flight_bytes if place is not None else 0,
+                "received": stream.position if stream is not None else None,
+                "taken": stream.taken if stream is not None else None,
+            }
+        )
+    return rows
+
+
+def _gap(gap: Gap) -> Row:
+    return {
+        "ago_s": round(max(0.0, time.time() - gap.time), 1),
+        "peer": gap.peer,
+        "class": gap.delivery,
+        "count": gap.count,
+        "first": gap.first,
+        "last": gap.last,
+        "reason": gap.reason,
+    }
+
+
+def _store(driver: StoreDriver, now: float) -> Row:
+    machine = driver.machine
+    row: Row = {"name": driver.name, "version": machine.version, "entries": len(machine)}
+    if isinstance(machine, MasterStore):
+        return {**row, "kind": "master", "clones": len(machine.followers)}
+    since = machine.stale_since
+    stale_s = None if since is None else round(max(0.0, now - since), 1)
+    return {**row, "kind": "clone", "master": machine.master, "stale_s": stale_s}
 
 
 def _dial(dial: Dial, now: float) -> DialStatus:

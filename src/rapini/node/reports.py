@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Final
 
+from rapini.node.absences import Absences
 from rapini.node.counters import Counters
 from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox
@@ -24,6 +26,8 @@ _UNSPOKEN: Final = ("closed", "reset", "aborted", "superseded")
 
 _LINES_LOGGED: Final = 20
 """Lines of one kind in `_PERIOD_S` seconds: strangers and gaps can come by the thousand, and must not fill a disk."""
+
+_GAPS_KEPT: Final = 20
 
 _PERIOD_S: Final = 10.0
 
@@ -60,14 +64,18 @@ class Reports:
     """
 
     def __init__(self, inboxes: list[Inbox], counters: Counters, environment: Environment = REAL) -> None:
+        self.absences = Absences()
         self._inboxes = inboxes
         self._counters = counters
         self._environment = environment
+        self.last_gaps: deque[Gap] = deque(maxlen=_GAPS_KEPT)
+        """The newest gaps, for `rapini status`."""
         self._strangers = _Allowance("%d more strangers were rejected meanwhile")
         self._gaps = _Allowance("%d more gaps were reported meanwhile")
 
     def status(self, status: PeerStatus) -> None:
         """Tell every consumer."""
+        self.absences.note(status, self._environment.clock())
         for inbox in self._inboxes:
             inbox.put_status(status)
 
@@ -102,6 +110,7 @@ class Reports:
             epoch=session.epoch,
             time=self._environment.wall(),
         )
+        self.last_gaps.append(report)
         if self._gaps.take(self._environment.clock()):
             _log.warning("%s", report)
         return report

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from rapini import defaults
+from rapini import defaults, limits
 from rapini.errors import ConfigError
+from rapini.events import is_topic
 from rapini.events.delivery import DeliveryName
 
 __all__ = ["NodeSettings", "load_table", "load_toml"]
@@ -67,8 +68,20 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """What happens to reliable events when a peer's queue is full."""
     send_queue_bytes: _Bytes = defaults.SEND_QUEUE_BYTES
     """Bound on what is kept for one peer, for each delivery class."""
+    spill: str = ""
+    """Folder for reliable events that memory has no room for, with `reliable_overflow = "spill"`; made if needed."""
+    spill_bytes: _Bytes = defaults.SPILL_BYTES
+    """Bound on what is spilled, for all peers together; beyond it the newest are dropped."""
     max_age_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     """Events that have waited for longer are dropped instead of being sent; 0 for never."""
+    handler_threads: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HANDLER_THREADS
+    """Requests that are served at a time, on threads that are started as needed."""
+    relay: list[str] = []
+    """Topic prefixes of events that are forwarded to the other peers that subscribed to them."""
+    relays: list[str] = []
+    """Names of the peers that may bring us events of others; with none, every peer that is let in may."""
+    hop_limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HOP_LIMIT
+    """How many relays, ourselves included, an event may have passed when we forward it."""
     spool: str = ""
     """Folder for the durable events that this node publishes; made if it is not there."""
     spool_bytes: Annotated[int, msgspec.Meta(ge=65_536, le=2**50)] = defaults.SPOOL_BYTES
@@ -115,6 +128,18 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"of {self.heartbeat_interval_s:g} s",
                 remedy="raise heartbeat_timeout_s, or lower heartbeat_interval_s",
             )
+        if (self.reliable_overflow == "spill") is not bool(self.spill):
+            raise ConfigError(
+                "bad_option",
+                'reliable_overflow = "spill" and a folder to spill to go together',
+                remedy='give both, as in spill = "/var/spool/rapini-spill"',
+            )
+        for prefix in self.relay:
+            if prefix and not is_topic(prefix):
+                detail = f"relay: no topic begins with {prefix[:40]!r}"
+                raise ConfigError("bad_option", detail, remedy="use prefixes such as 'conn/', or '' for all")
+        if len(self.relay) > limits.MAX_SUBSCRIPTIONS // 4:
+            raise ConfigError("bad_option", f"relay: {len(self.relay)} prefixes", remedy="use shorter ones")
         return self
 
 

@@ -147,6 +147,10 @@ class Origin:
     """The name of the node that sent it."""
     topic: str
     epoch: int
+    node: str
+    """The name of the node that published it: the same, unless it was relayed; then what the relay says."""
+    hops: int = 0
+    """How many relays it has passed."""
 
     def __str__(self) -> str:
-        return self.peer
+        return self.node

@@ -51,6 +51,9 @@ SENTENCES: Final[dict[str, str]] = {
     "record_damaged": "a record was altered, lost, repeated or out of order",
     "unexpected_record": "a record does not belong to this channel",
     "tls_failed": "TLS failed",
+    "bad_packet": "the peer broke the rules of retransmission",
+    "unacknowledged": "the peer acknowledges nothing that is sent to it",
+    "backlog_too_large": "the peer has not acknowledged more than we can keep for it",
     # what the peer told us about ourselves
     "peer_refused_unknown_ca": "the peer does not trust the authority that issued our certificate",
     "peer_refused_expired": "the peer says that our certificate has expired",

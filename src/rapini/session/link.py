@@ -23,23 +23,20 @@ section 4.4.2.4 and appendix E.1.2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rapini import defaults, limits
-from rapini.errors import DecodeError, LocalError
+from rapini import limits
+from rapini.errors import DecodeError
+from rapini.events import is_topic
 from rapini.events.delivery import Delivery
-from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
-from rapini.secure.identity import PeerIdentity
-from rapini.session.allowance import Allowance
-from rapini.session.flow import Hole
+from rapini.secure.channel import ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
+from rapini.session.asking import Heard
+from rapini.session.link_core import Timing, ViolationError
+from rapini.session.link_intents import LinkIntents
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
     Body,
     Epoch,
     FrameKind,
-    FrameReader,
     Gap,
     Goodbye,
     Greeting,
@@ -49,18 +46,20 @@ from rapini.session.messages import (
     Position,
     Ready,
     Reject,
+    Request,
+    Response,
     Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
     decode_body_untrusted,
-    encode_frame,
-    pack_durable_frame,
-    pack_events_frame,
     split_durable_untrusted,
     split_events_untrusted,
+    split_store_untrusted,
 )
 from rapini.session.outcomes import (
+    AnswerReceived,
     ChannelOpened,
     CloseKind,
     DurableReceived,
@@ -73,6 +72,9 @@ from rapini.session.outcomes import (
     LinkUp,
     PongReceived,
     PositionTold,
+    RequestExpired,
+    RequestReceived,
+    StoreReceived,
     StreamAnnounced,
     SubscriptionsInForce,
     SubscriptionsReceived,
@@ -82,6 +84,7 @@ from rapini.session.texts import printable, reason
 
 __all__ = [
     "TRANSITIONS",
+    "AnswerReceived",
     "ChannelOpened",
     "CloseKind",
     "DurableReceived",
@@ -97,6 +100,9 @@ __all__ = [
     "LinkUp",
     "PongReceived",
     "PositionTold",
+    "RequestExpired",
+    "RequestReceived",
+    "StoreReceived",
     "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
@@ -104,101 +110,19 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """The clocks of a link, in seconds."""
-
-    heartbeat_interval_s: float = defaults.HEARTBEAT_INTERVAL_S
-    heartbeat_timeout_s: float = defaults.HEARTBEAT_TIMEOUT_S
-    handshake_timeout_s: float = defaults.HANDSHAKE_TIMEOUT_S
-
-
-class _ViolationError(Exception):
-    """The peer broke the protocol; never leaves this module."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-
-
-class Link:
+class Link(LinkIntents):
     """One channel's session life. Thread: the owner's.
 
-    After every call drain `data_to_send()` and `outcomes()`, then re-arm `next_timer()`.
-
-    Args:
-        channel: A fresh channel of `rapini.secure`, not started.
-        is_initiator: Whether we made the connection.
-        cluster: Our cluster's name; a peer of another is rejected.
-        subscriptions: Our subscriptions, sent in the state exchange.
-        subscriptions_version: Their version.
-        stream_id: Of our durable stream; empty without one.
-        timing: Deadlines and heartbeat.
-        now: Monotonic seconds.
+    After every call drain `data_to_send()` and `outcomes()`, then re-arm `next_timer()`. Made as `LinkCore` says.
     """
-
-    def __init__(
-        self,
-        *,
-        channel: Channel,
-        is_initiator: bool,
-        cluster: str,
-        subscriptions: tuple[str, ...],
-        subscriptions_version: int,
-        timing: Timing,
-        now: float,
-        stream_id: bytes = b"",
-    ) -> None:
-        self.state = LinkState.HANDSHAKING
-        self.is_initiator = is_initiator
-        self.identity: PeerIdentity | None = None
-        self.greeting: Greeting | None = None
-        self.epoch: Epoch | None = None
-        self.offered_epoch: Epoch | None = None
-        """What the responder chose; `None` when that is us."""
-        self._channel = channel
-        self._cluster = cluster
-        self._subscriptions = subscriptions
-        self._subscriptions_version = subscriptions_version
-        self._stream_id = stream_id
-        self._stream_heard = self._position_heard = False
-        self._timing = timing
-        self._frames = FrameReader()
-        self._outcomes: list[LinkOutcome] = []
-        self._local_greeting: Greeting | None = None
-        self._peer_subscribed = False
-        self._ping_token = 0
-        self._allowance = Allowance(now)
-        self._acknowledged = 0
-        self._deadline = now + timing.handshake_timeout_s
-        self._last_heard = now
-        self._last_sent = now
-        channel.start(now)
-        self._drain_channel(now)
-
-    @property
-    def peer(self) -> str:
-        """The peer's name where it is known, proven or claimed; else an empty string."""
-        if self.identity is not None:
-            return self.identity.node
-        return self.greeting.node if self.greeting is not None else ""
-
-    @property
-    def is_up(self) -> bool:
-        """Whether events may flow."""
-        return self.state is LinkState.UP
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether this is over."""
-        return self.state is LinkState.CLOSED
 
     # -- bytes and time ------------------------------------------------------------------------------------------
 
     def receive(self, data: bytes | memoryview, now: float) -> None:
-        """Feed bytes of the connection, hostile or not, in order."""
+        """Feed bytes of the connection, hostile or not, in order; over datagrams one of them, in any order."""
         if self.state is LinkState.CLOSED:
+            if self._lossy is not None:
+                self._channel.receive(data, now)  # it has to hear that its last words arrived
             return
         self._channel.receive(data, now)
         self._drain_channel(now)
@@ -212,7 +136,7 @@ class Link:
         self._close(self._how_it_ends(), code, Side.THEIRS, detail)
 
     def data_to_send(self) -> bytes:
-        """Bytes for the connection; empty when there are none."""
+        """Bytes for the connection; empty when there are none. Over datagrams, the next one."""
         return self._channel.data_to_send()
 
     def outcomes(self) -> list[LinkOutcome]:
@@ -223,18 +147,31 @@ class Link:
     def next_timer(self) -> float | None:
         """When `handle_timer` wants to be called, in monotonic seconds."""
         if self.state is LinkState.CLOSED:
-            return None
+            return None if self._lossy is None else self._channel.next_timer()
         if self.state not in (LinkState.UP, LinkState.LEAVING):
             channel = self._channel.next_timer()
             return self._deadline if channel is None else min(self._deadline, channel)
-        return min(
-            self._last_sent + self._timing.heartbeat_interval_s, self._last_heard + self._timing.heartbeat_timeout_s
+        heartbeat = min(
+            self._last_sent + self._timing.heartbeat_interval_s,
+            self._last_heard + self._timing.heartbeat_timeout_s,
+            self.asking.next_timer(),
         )
+        if self._lossy is None:
+            return heartbeat
+        channel = self._channel.next_timer()
+        return heartbeat if channel is None else min(heartbeat, channel)
 
     def handle_timer(self, now: float) -> None:
         """Do what is due: a heartbeat, or the end of patience."""
         if self.state is LinkState.CLOSED:
+            if self._lossy is not None:
+                self._channel.handle_timer(now)
             return
+        if self._lossy is not None and self.state in (LinkState.UP, LinkState.LEAVING):
+            self._channel.handle_timer(now)
+            self._drain_channel(now)
+            if self.is_closed:
+                return
         if self.state not in (LinkState.UP, LinkState.LEAVING):
             self._channel.handle_timer(now)
             self._drain_channel(now)
@@ -243,6 +180,7 @@ class Link:
                 detail = f"no session within {self._timing.handshake_timeout_s:g} s (state: {self.state.value})"
                 self._close(CloseKind.FAILED, code, Side.THEIRS, detail)
             return
+        self._outcomes += [RequestExpired(id=number) for number in self.asking.handle_timer(now)]
         if now >= self._last_heard + self._timing.heartbeat_timeout_s:
             silent = now - self._last_heard
             self._close(self._how_it_ends(), "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
@@ -253,109 +191,15 @@ class Link:
         """Our own process stood still: do not count that time against the peer."""
         self._last_heard += pause_s
         self._deadline += pause_s
-
-    # -- intents -------------------------------------------------------------------------------------------------
-
-    def greet(self, greeting: Greeting, now: float) -> None:
-        """Say who we are: the initiator at once with `Hello`, the responder later, with its `Welcome`.
-
-        Raises:
-            LocalError: `wrong_state`, before `ChannelOpened` or twice.
-        """
-        if self.state not in (LinkState.GREETING, LinkState.JUDGING) or self._local_greeting is not None:
-            raise LocalError("wrong_state", f"a greeting does not fit the state {self.state.value}")
-        self._local_greeting = greeting
-        if self.is_initiator:
-            self._send(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, greeting), now)
-
-    def admit(self, epoch: Epoch, now: float) -> None:
-        """Admit the peer after `GreetingReceived`; a responder must have called `greet`, and chooses the epoch.
-
-        Raises:
-            LocalError: `wrong_state`.
-        """
-        if self.state is not LinkState.JUDGING or self._local_greeting is None:
-            raise LocalError("wrong_state", f"nobody to admit in the state {self.state.value}")
-        self.epoch = epoch
-        self._move(Input.ADMITTED)
-        self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
-        if not self.is_initiator:
-            self._send(Welcome(PROTOCOL_VERSION, epoch, self._local_greeting), now)
-        self._send(Subscriptions(self._subscriptions_version, list(self._subscriptions)), now)
-        if self._stream_id:
-            self._send(Stream(self._stream_id), now)
-        if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
-            self._send(Ready(), now)
-
-    def refuse(self, code: str, detail: str, now: float, retry_after_s: float = 0.0) -> None:
-        """Refuse the peer with a typed reason, and close. One that was up is lost by that."""
-        if self.is_closed:
-            return
-        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.REJECTED
-        self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS], int(retry_after_s * 1000)), now)
-        self._close(kind, code, Side.OURS, detail)
-
-    def abandon(self, code: str, detail: str) -> None:
-        """Close from our side without a word."""
-        self._close(CloseKind.CLOSED, code, Side.OURS, detail)
-
-    def fail(self, code: str, side: Side, detail: str) -> None:
-        """The layer below found the peer at fault (the envelope): close without a word."""
-        self._close(self._how_it_ends(), code, side, detail)
-
-    def lose(self, code: str, detail: str) -> None:
-        """Give the peer up: a probe went unanswered, or its successor is here."""
-        self._close(CloseKind.LOST, code, Side.THEIRS, detail)
-
-    def leave(self, code: str, detail: str, now: float) -> None:
-        """Say goodbye; `LinkClosed` follows when the peer answers. Before the session is up, close at once."""
-        if (self.state, Input.LEAVE) in TRANSITIONS:
-            self._move(Input.LEAVE)
-            self._send(Goodbye(code, detail), now)
-        elif not self.is_closed and self.state is not LinkState.LEAVING:
-            self.abandon(code, detail)
-
-    def subscribe(self, prefixes: tuple[str, ...], version: int, now: float) -> None:
-        """Replace our subscriptions at the peer; `SubscriptionsInForce` follows."""
-        self._subscriptions, self._subscriptions_version = prefixes, version
-        if self.state in (LinkState.SYNCING, LinkState.UP):
-            self._send(Subscriptions(version, list(prefixes)), now)
-
-    def send_events(self, delivery: Delivery, first_sequence: int, count: int, batch: bytes, now: float) -> None:
-        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it."""
-        if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
-            self._channel.send(pack_events_frame(delivery, first_sequence, count, batch))
-        self._last_sent = now
-
-    def send_durable(self, after: int, first_sequence: int, count: int, batch: bytes, now: float) -> None:
-        """Send events of our durable stream. Only while `is_up`, as `send_events`."""
-        if self._channel.is_established:
-            self._channel.send(pack_durable_frame(after, first_sequence, count, batch))
-        self._last_sent = now
-
-    def tell_position(self, stream_id: bytes, position: int | None, now: float, *, is_kept: bool) -> None:
-        """Answer `StreamAnnounced`, once the peer is admitted: where we are in its stream."""
-        self._send(Position(stream_id, position, is_kept), now)
-
-    def send_gap(self, delivery: Delivery, first_sequence: int, hole: Hole, now: float) -> None:
-        """Tell the peer of numbers that nothing will come for. Only while `is_up`, as `send_events`."""
-        topics = hole.topics if len(hole.topics) <= limits.MAX_GAP_TOPICS else {}
-        self._send(Gap(int(delivery), first_sequence, hole.count, hole.reason, topics), now)
-
-    def acknowledge(self, taken: Sequence[int], now: float) -> None:
-        """Tell the peer what was taken here: the number after the last event, by delivery class."""
-        if self.state in (LinkState.UP, LinkState.LEAVING):
-            self._send(Ack(list(taken)), now)
-
-    def ping(self, now: float) -> int:
-        """Ask for a sign of life; returns the token that `PongReceived` will carry."""
-        self._ping_token += 1
-        self._send(Ping(self._ping_token), now)
-        return self._ping_token
+        self.asking.forgive(pause_s)
+        if self._lossy is not None:
+            self._lossy.forgive(pause_s)
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
     def _drain_channel(self, now: float) -> None:
+        if self._lossy is not None:
+            self._last_heard = max(self._last_heard, self._lossy.heard_at)
         for outcome in self._channel.outcomes():
             match outcome:
                 case DataReceived(data=data):
@@ -388,22 +232,14 @@ class Link:
                     self._on_events(body)
                 elif kind is FrameKind.DURABLE:
                     self._on_durable(body)
+                elif kind is FrameKind.STORE:
+                    self._on_store(body, now)
                 else:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
             self.refuse("protocol_error", str(exc), now)
-        except _ViolationError as exc:
+        except ViolationError as exc:
             self.refuse(exc.code, exc.detail, now)
-
-    def _move(self, event: Input) -> None:
-        self.state = self._next(event)
-
-    def _next(self, event: Input) -> LinkState:
-        try:
-            return TRANSITIONS[self.state, event]
-        except KeyError:
-            detail = f"{event.value} does not fit the state {self.state.value}"
-            raise _ViolationError("protocol_error", detail) from None
 
     def _on_events(self, body: memoryview) -> None:
         if self.state is not LinkState.UP:  # the table says so too; looking it up is dear where batches are many
@@ -428,11 +264,21 @@ class Link:
             )
         )
 
+    def _on_store(self, body: memoryview, now: float) -> None:
+        self._move(Input.STORE)
+        store, data = split_store_untrusted(body)
+        if self.state is LinkState.SYNCING:  # a large table takes its time, and is a sign of life
+            self._deadline = max(self._deadline, now + self._timing.handshake_timeout_s)
+        self._outcomes.append(StoreReceived(store=store, data=data))
+
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
-        # Acknowledgements of something new, and gaps, which take credit, are as many as the traffic makes them.
-        is_news = isinstance(body, Gap) or (isinstance(body, Ack) and sum(body.taken) > self._acknowledged)
+        # Acknowledgements of something new, gaps, which take credit, and requests, which have a bound of their own, are
+        # as many as the traffic makes them.
+        is_news = isinstance(body, (Gap, Strings, Request, Response)) or (
+            isinstance(body, Ack) and sum(body.taken) > self._acknowledged
+        )
         if not is_news and not self._allowance.take(now):
-            raise _ViolationError("flood", "more control frames than anybody needs")
+            raise ViolationError("flood", "more control frames than anybody needs")
         match body:
             case Ack(taken=taken):
                 self._move(Input.ACK)
@@ -440,6 +286,8 @@ class Link:
                 self._outcomes.append(EventsAcknowledged(taken=taken))
             case Gap():
                 self._on_gap(body)
+            case Request() | Response():
+                self._on_asking(body, now)
             case Ping(token=token):
                 self._move(Input.PING)
                 self._send(Pong(token), now)
@@ -451,7 +299,7 @@ class Link:
             case Subscribed(version=version):
                 self._move(Input.SUBSCRIBED)
                 self._outcomes.append(SubscriptionsInForce(version=version))
-            case Stream() | Position():
+            case Stream() | Position() | Strings():
                 self._on_stream(body)
             case _:
                 self._on_turning_point(kind, body, now)
@@ -470,12 +318,12 @@ class Link:
             case Goodbye(code=code, detail=detail):
                 self._on_goodbye(code, detail, now)
             case _:
-                raise _ViolationError("protocol_error", f"{kind.name} has no handler")
+                raise ViolationError("protocol_error", f"{kind.name} has no handler")
 
     def _on_gap(self, gap: Gap) -> None:
         self._move(Input.GAP)
         if len(gap.topics) > limits.MAX_GAP_TOPICS or not all(map(str.isprintable, gap.topics)):
-            raise _ViolationError("protocol_error", "a gap in what cannot be topics")
+            raise ViolationError("protocol_error", "a gap in what cannot be topics")
         self._outcomes.append(
             GapReceived(
                 delivery=Delivery(gap.delivery),
@@ -486,41 +334,67 @@ class Link:
             )
         )
 
-    def _on_stream(self, body: Stream | Position) -> None:
+    def _on_asking(self, body: Request | Response, now: float) -> None:
+        if isinstance(body, Request):
+            self._move(Input.REQUEST)
+            fault = self.asking.received(body, now) if is_topic(body.topic) else "a request on what is no topic"
+            if fault:
+                raise ViolationError("protocol_error", fault)
+            self._outcomes.append(
+                RequestReceived(id=body.id, topic=body.topic, wants_reply=body.wants_reply, payload=body.payload)
+            )
+            return
+        self._move(Input.RESPONSE)
+        match self.asking.heard(body.id):
+            case Heard.UNASKED:
+                raise ViolationError("protocol_error", "a response to what was not asked")
+            case Heard.ANSWER:
+                code = reason(body.code) if body.code else ""
+                detail = printable(body.detail)
+                self._outcomes.append(AnswerReceived(id=body.id, code=code, detail=detail, payload=body.payload))
+            case Heard.LATE:
+                pass  # counted
+
+    def _on_stream(self, body: Stream | Position | Strings) -> None:
         match body:
+            case Strings(base=base, pairs=pairs):
+                self._move(Input.STRINGS)
+                if base != len(self.peer_strings) or base + len(pairs) > limits.MAX_STRINGS:
+                    raise ViolationError("protocol_error", "names that do not continue those told before")
+                self.peer_strings += pairs
             case Stream(stream_id=stream_id):
                 self._move(Input.STREAM)
                 if self._stream_heard:
-                    raise _ViolationError("protocol_error", "a second stream")
+                    raise ViolationError("protocol_error", "a second stream")
                 self._stream_heard = True
                 self._outcomes.append(StreamAnnounced(stream_id=stream_id))
             case Position(stream_id=stream_id, position=position, is_kept=is_kept):
                 self._move(Input.POSITION)
                 if stream_id != self._stream_id or self._position_heard:
-                    raise _ViolationError("protocol_error", "a position in a stream that is not ours, or a second one")
+                    raise ViolationError("protocol_error", "a position in a stream that is not ours, or a second one")
                 self._position_heard = True
                 self._outcomes.append(PositionTold(stream_id=stream_id, position=position, is_kept=is_kept))
 
     def _on_hello(self, hello: Hello) -> None:
         if self.is_initiator:
-            raise _ViolationError("protocol_error", "Hello is the initiator's to say")
+            raise ViolationError("protocol_error", "Hello is the initiator's to say")
         self._move(Input.HELLO)
         if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
             spoken = f"{hello.version_min} to {hello.version_max}"
-            raise _ViolationError("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
+            raise ViolationError("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
         self._check_greeting(hello.greeting)
         self._outcomes.append(GreetingReceived(greeting=hello.greeting, identity=self.identity))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if not self.is_initiator or self._local_greeting is None:
-            raise _ViolationError("protocol_error", "Welcome answers a Hello")
+            raise ViolationError("protocol_error", "Welcome answers a Hello")
         self._move(Input.WELCOME)
         if welcome.version != PROTOCOL_VERSION:
-            raise _ViolationError(
+            raise ViolationError(
                 "version", f"the peer chose protocol version {welcome.version}, we offered {PROTOCOL_VERSION}"
             )
         if welcome.epoch <= self._local_greeting.known_epoch:
-            raise _ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
+            raise ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
         self._check_greeting(welcome.greeting)
         # It has admitted us and may follow up with many subscriptions at once, before we have judged it.
         self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
@@ -530,30 +404,36 @@ class Link:
     def _check_greeting(self, greeting: Greeting) -> None:
         """What the peer claims must agree with what its mechanism proved."""
         if greeting.cluster != self._cluster:
-            raise _ViolationError("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
+            raise ViolationError("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
         if self.identity is not None:
             if self.identity.node != greeting.node:
                 detail = f"certified as {self.identity.node!r}, it calls itself {greeting.node!r}"
-                raise _ViolationError("identity_mismatch", detail)
+                raise ViolationError("identity_mismatch", detail)
             if (self.identity.role or "") != greeting.role:
                 detail = f"certified for role {self.identity.role or ''!r}, it claims {greeting.role!r}"
-                raise _ViolationError("role_mismatch", detail)
+                raise ViolationError("role_mismatch", detail)
         self.greeting = greeting
 
     def _on_subscriptions(self, body: Subscriptions, now: float) -> None:
         self._move(Input.SUBSCRIPTIONS)
-        if not all(map(str.isprintable, body.prefixes)):  # they are shown to people
-            raise _ViolationError("protocol_error", "a subscription that no topic can have")
-        self._outcomes.append(SubscriptionsReceived(prefixes=tuple(body.prefixes)))
+        prefixes = tuple(dict.fromkeys(body.prefixes))
+        if not all(map(str.isprintable, prefixes)):  # they are shown to people
+            raise ViolationError("protocol_error", "a subscription that no topic can have")
+        self._outcomes.append(SubscriptionsReceived(prefixes=prefixes))
         self._send(Subscribed(body.version), now)
         if not self._peer_subscribed:
             self._peer_subscribed = True
             if self.state is LinkState.SYNCING:
-                self._send(Ready(), now)
+                self._say_ready(now)
 
     def _on_ready(self) -> None:
         if not self._peer_subscribed and self.state is LinkState.SYNCING:
-            raise _ViolationError("protocol_error", "Ready before Subscriptions")
+            raise ViolationError("protocol_error", "Ready before Subscriptions")
+        if self._is_ready_heard and self.state is LinkState.SYNCING:
+            raise ViolationError("protocol_error", "a second Ready")
+        self._is_ready_heard = True
+        if self.state is LinkState.SYNCING and not self._is_ready_said:
+            return  # we wait for state, and say Ready when it is here
         was_leaving = self.state is LinkState.LEAVING
         self._move(Input.READY)
         if not was_leaving:
@@ -572,26 +452,3 @@ class Link:
             return
         self._send(Goodbye("goodbye"), now)
         self._close(CloseKind.LEFT, reason(code), Side.THEIRS, printable(detail))
-
-    def _how_it_ends(self) -> CloseKind:
-        """What the end of the connection means now."""
-        match self.state:
-            case LinkState.UP:
-                return CloseKind.LOST
-            case LinkState.LEAVING:
-                return CloseKind.CLOSED
-            case _:
-                return CloseKind.FAILED
-
-    def _send(self, body: Body, now: float) -> None:
-        if not self._channel.is_established:
-            return  # it ended in the middle of what arrived; `ChannelFailed` or `ChannelClosed` follows
-        self._channel.send(encode_frame(body))
-        self._last_sent = now
-
-    def _close(self, kind: CloseKind, code: str, side: Side, detail: str, retry_after_s: float = 0.0) -> None:
-        if self.state is LinkState.CLOSED:
-            return
-        self.state = LinkState.CLOSED
-        self._outcomes.append(LinkClosed(kind=kind, code=code, side=side, detail=detail, retry_after_s=retry_after_s))
-        self._channel.close()

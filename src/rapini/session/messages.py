@@ -7,6 +7,7 @@ those of `EVENTS` and `DURABLE`, which begin with fixed numbers so that a batch 
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
@@ -37,7 +38,10 @@ __all__ = [
     "Position",
     "Ready",
     "Reject",
+    "Request",
+    "Response",
     "Stream",
+    "Strings",
     "Subscribed",
     "Subscriptions",
     "Welcome",
@@ -45,8 +49,10 @@ __all__ = [
     "encode_frame",
     "pack_durable_frame",
     "pack_events_frame",
+    "pack_store_frame",
     "split_durable_untrusted",
     "split_events_untrusted",
+    "split_store_untrusted",
 ]
 
 PROTOCOL_VERSION: Final = 2
@@ -63,6 +69,7 @@ _DURABLE_BODY: Final = struct.Struct(">QQI")
 
 _NAME: Final = "[A-Za-z0-9_][A-Za-z0-9._-]*"
 """As `rapini.secure.identity.check_name` has it: names end up in diagnostics, and a plain peer may claim any."""
+_IS_NAME: Final = re.compile(rf"{_NAME}\Z").match
 _Name = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^{_NAME}\Z")]
 _OptionalName = Annotated[str, msgspec.Meta(max_length=limits.MAX_NAME_BYTES, pattern=rf"^({_NAME})?\Z")]
 _Incarnation = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -73,6 +80,7 @@ _MAX_KNOWN_EPOCH: Final = 2**62
 """Leaves room to count on from whatever a peer says it knows."""
 _KnownEpoch = Annotated[int, msgspec.Meta(ge=0, le=_MAX_KNOWN_EPOCH)]
 _Numbers = Annotated[list[_Count], msgspec.Meta(max_length=8)]
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_TOPIC_BYTES)]
 _StreamId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
@@ -96,6 +104,10 @@ class FrameKind(IntEnum):
     STREAM = 13
     POSITION = 14
     DURABLE = 15
+    REQUEST = 16
+    RESPONSE = 17
+    STORE = 18
+    STRINGS = 19
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -216,6 +228,40 @@ class Position(Body, frozen=True, array_like=True, gc=False):
     """Whether it is to be owed what it misses while it is away."""
 
 
+class Request(Body, frozen=True, array_like=True, gc=False):
+    """One event for the receiver alone; answered by exactly one `Response`."""
+
+    id: _Count
+    """The sender's, on this channel; no other request with it is unanswered."""
+    expires_ms: _Count
+    """How long the sender still waits, when this is sent."""
+    topic: _Prefix
+    """Says what is asked."""
+    wants_reply: bool
+    """Whether an event is wanted in return, or only the word that the application took this one."""
+    payload: bytes
+    """A batch of one run with one event."""
+
+
+class Response(Body, frozen=True, array_like=True, gc=False):
+    """The answer to a `Request`."""
+
+    id: _Count
+    code: Annotated[str, msgspec.Meta(max_length=64)]
+    """Empty if all went well, else why not (`docs/wire.md` lists the codes)."""
+    detail: str = ""
+    payload: bytes = b""
+    """A batch of one run with one event, or nothing."""
+
+
+class Strings(Body, frozen=True, array_like=True, gc=False):
+    """What the sender's table of names and topics has grown by: all of it first, in the state exchange."""
+
+    base: _Count
+    """How many were told before on this channel."""
+    pairs: Annotated[list[tuple[_Text, _Text]], msgspec.Meta(max_length=limits.MAX_STRINGS)]
+
+
 class DurableHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before durable events."""
 
@@ -248,6 +294,9 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.GAP: Gap,
     FrameKind.STREAM: Stream,
     FrameKind.POSITION: Position,
+    FrameKind.STRINGS: Strings,
+    FrameKind.REQUEST: Request,
+    FrameKind.RESPONSE: Response,
 }
 _DELIVERIES: Final = tuple(Delivery)
 _EVENTS_KIND: Final = int(FrameKind.EVENTS)
@@ -309,6 +358,30 @@ def split_durable_untrusted(body: memoryview) -> tuple[DurableHeader, memoryview
     if first_sequence + count > _MAX_COUNT or after > first_sequence + max(0, count - 1):
         raise DecodeError("bad_frame", f"events from number {first_sequence} after {after}")
     return DurableHeader(after, first_sequence, count), body[_DURABLE_BODY.size :]
+
+
+def pack_store_frame(store: str, data: bytes) -> bytes:
+    """A `STORE` frame: a message between the replicas of one store."""
+    name = store.encode()
+    return _HEAD.pack(2 + len(name) + len(data), FrameKind.STORE) + bytes((len(name),)) + name + data
+
+
+def split_store_untrusted(body: memoryview) -> tuple[str, bytes]:
+    """Part the body of a `STORE` frame into the store's name and the message.
+
+    Raises:
+        DecodeError: `bad_frame`.
+    """
+    size = body[0] if body else 0
+    if not 0 < size < len(body) - 1 or len(body) - 1 - size > limits.MAX_STORE_MESSAGE_BYTES:
+        raise DecodeError("bad_frame", "a STORE frame without a name or a message, or too large")
+    try:
+        name = str(body[1 : 1 + size], "utf-8")
+    except UnicodeDecodeError:
+        raise DecodeError("bad_frame", "a STORE frame whose name is no text") from None
+    if not _IS_NAME(name):
+        raise DecodeError("bad_frame", "a STORE frame for what cannot be a store")
+    return name, bytes(body[1 + size :])
 
 
 def decode_body_untrusted(kind: FrameKind, body: memoryview) -> Body:

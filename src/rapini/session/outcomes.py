@@ -14,6 +14,7 @@ from rapini.secure.identity import PeerIdentity
 from rapini.session.messages import Greeting
 
 __all__ = [
+    "AnswerReceived",
     "ChannelOpened",
     "CloseKind",
     "DurableReceived",
@@ -26,6 +27,9 @@ __all__ = [
     "LinkUp",
     "PongReceived",
     "PositionTold",
+    "RequestExpired",
+    "RequestReceived",
+    "StoreReceived",
     "StreamAnnounced",
     "SubscriptionsInForce",
     "SubscriptionsReceived",
@@ -138,11 +142,48 @@ class DurableReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     batch: bytes
 
 
+class StoreReceived(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A message for our replica of a store."""
+
+    store: str
+    data: bytes
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PongReceived:
     """The peer answered a `Link.ping`."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestReceived:
+    """The peer asks for something; answer it with `Link.answer`, else the link does when its time is over."""
+
+    id: int
+    topic: str
+    wants_reply: bool
+    payload: bytes
+    """A batch, still encoded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerReceived:
+    """The peer answered a request of ours."""
+
+    id: int
+    code: str
+    """Empty if all went well."""
+    detail: str
+    payload: bytes
+    """A batch, still encoded, or nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestExpired:
+    """The deadline of a request of ours has passed; its answer, should it come, is dropped."""
+
+    id: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +210,10 @@ LinkOutcome = (
     | StreamAnnounced
     | PositionTold
     | DurableReceived
+    | StoreReceived
     | PongReceived
+    | RequestReceived
+    | AnswerReceived
+    | RequestExpired
     | LinkClosed
 )

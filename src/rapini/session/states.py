@@ -42,6 +42,10 @@ class Input(Enum):
     STREAM = "Stream"
     POSITION = "Position"
     DURABLE = "Durable"
+    REQUEST = "Request"
+    RESPONSE = "Response"
+    STORE = "Store"
+    STRINGS = "Strings"
     PING = "Ping"
     PONG = "Pong"
     GOODBYE = "Goodbye"
@@ -69,13 +73,15 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.UP, i.LEAVE): s.LEAVING,
     }
     for state in (s.JUDGING, s.SYNCING, s.UP, s.LEAVING):
-        for ready in (i.PING, i.PONG):
+        for ready in (i.PING, i.PONG, i.STORE, i.STRINGS):
             table[state, ready] = state
         table[state, i.GOODBYE] = s.CLOSED
         table[state, i.REJECT] = s.CLOSED
     for state in (s.UP, s.LEAVING):
         for flowing in (i.SUBSCRIPTIONS, i.SUBSCRIBED, i.EVENTS, i.GAP, i.DURABLE, i.ACK, i.READY):
             table[state, flowing] = state
+        for asking in (i.REQUEST, i.RESPONSE):
+            table[state, asking] = state
     del table[s.UP, i.READY]  # said once: by then it has been heard
     return MappingProxyType(table)
 

@@ -18,6 +18,7 @@ from rapini.node.report_status import StatusSource
 from rapini.node.sessions import Session
 from rapini.session.messages import Epoch, Incarnation
 from rapini.session.outbox import Batch, Outbox
+from rapini.session.outcomes import GapReceived
 
 
 @pytest.fixture
@@ -65,6 +66,24 @@ def test_a_peer_that_is_away_keeps_its_account(node: Node) -> None:
     (told,) = source_of(node).take().sessions
     assert (told.status, told.in_flight_bytes) == ("left", 0)
     assert told.dropped == {"peer_lost": 2, "peer_left": 3}
+
+
+def test_flows_gaps_and_stores_are_told(node: Node) -> None:
+    with node._lock:
+        session = node._core.peers.sessions["p"] = away("p")
+        told = GapReceived(delivery=Delivery.RELIABLE, first_sequence=4, count=3, reason="queue_full", topics={})
+        node._core.peers.reports.gap(session, told)
+    node.store("hosts", master=True).put("a", 1)
+    node.store("copy")
+    status = source_of(node).take()
+    (flow,) = status.sessions[0].flows
+    assert (flow["class"], flow["numbered"], flow["sent"], flow["in_flight_bytes"]) == ("best_effort", 5, 3, 30)
+    (gap,) = status.gaps
+    assert (gap["peer"], gap["class"], gap["first"], gap["last"]) == ("p", "reliable", 4, 6)
+    hosts, copy = status.stores
+    assert (hosts["name"], hosts["kind"], hosts["version"], hosts["entries"]) == ("hosts", "master", 1, 1)
+    assert (copy["kind"], copy["master"]) == ("clone", None)
+    assert isinstance(copy["stale_s"], float)
 
 
 def test_what_is_listed_is_bounded_and_the_totals_cover_all(node: Node) -> None:

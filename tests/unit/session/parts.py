@@ -19,6 +19,8 @@ from rapini.session.messages import (
     Pong,
     Ready,
     Reject,
+    Request,
+    Response,
     Subscribed,
     Subscriptions,
     Welcome,
@@ -45,6 +47,8 @@ FRAMES: dict[Input, bytes] = {
     Input.GAP: encode_frame(Gap(0, 1, 2, "queue_full", {"t": 2})),
     Input.PING: encode_frame(Ping(7)),
     Input.PONG: encode_frame(Pong(7)),
+    Input.REQUEST: encode_frame(Request(5, 1000, "t", True, b"batch")),
+    Input.RESPONSE: encode_frame(Response(0, "", "", b"")),
     Input.GOODBYE: encode_frame(Goodbye("goodbye", "bye")),
 }
 """One frame of each kind, valid in itself."""

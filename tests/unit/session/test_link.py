@@ -160,6 +160,10 @@ def fits(state: LinkState, frame: Input, *, is_initiator: bool) -> bool:
 @pytest.mark.parametrize("state", SECURED, ids=lambda state: state.name)
 def test_a_frame_fits_a_state_or_ends_the_link(state: LinkState, frame: Input, is_initiator: bool) -> None:
     script = scripted(state, is_initiator=is_initiator)
+    if frame is Input.RESPONSE and state in WERE_UP:  # it answers something, or is a breach
+        script.link.ask("t", b"batch", script.now + 1, wants_reply=True)
+        assert script.link.send_asked(script.now)
+        script.says()
     script.link.receive(FRAMES[frame], script.now)
     if fits(state, frame, is_initiator=is_initiator):
         assert script.link.state is TRANSITIONS[state, frame]

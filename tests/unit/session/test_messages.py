@@ -23,15 +23,24 @@ from rapini.session.messages import (
     Hello,
     Ping,
     Pong,
+    Position,
     Ready,
     Reject,
+    Request,
+    Response,
+    Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
     decode_body_untrusted,
     encode_frame,
+    pack_durable_frame,
     pack_events_frame,
+    pack_store_frame,
+    split_durable_untrusted,
     split_events_untrusted,
+    split_store_untrusted,
 )
 from rapini.testing import greeting_of
 
@@ -49,7 +58,14 @@ BODIES: list[Body] = [
     Pong(1),
     Goodbye("goodbye", "bye"),
     Gap(1, 7, 3, "queue_full", {"conn/": 3}),
+    Stream(bytes(16)),
+    Position(bytes(16), None, False),
+    Request(9, 5000, "dns/lookup", True, b"\x91batch"),
+    Response(9, "handler_failed", "ValueError", b""),
+    Strings(0, [("conn", "conn/closed")]),
 ]
+RAW = (FrameKind.EVENTS, FrameKind.DURABLE, FrameKind.STORE)
+"""Kinds whose bodies are not MessagePack throughout."""
 STREAM = b"".join(encode_frame(body) for body in BODIES) + pack_events_frame(0, 5, 2, b"\x91batch")
 
 
@@ -62,7 +78,7 @@ WHOLE = frames(FrameReader(), STREAM)
 
 
 def test_every_kind_of_frame_is_there_and_comes_back() -> None:
-    assert [kind for kind, _ in WHOLE] == [*[k for k in FrameKind if k is not FrameKind.EVENTS], FrameKind.EVENTS]
+    assert [kind for kind, _ in WHOLE] == [*[k for k in FrameKind if k not in RAW], FrameKind.EVENTS]
     assert [decode_body_untrusted(kind, memoryview(body)) for kind, body in WHOLE[:-1]] == BODIES
 
 
@@ -90,7 +106,7 @@ def test_garbage_raises_a_decode_error_or_nothing(data: bytes, sizes: list[int])
     assert reader.kept_bytes <= len(data)
 
 
-@given(st.sampled_from([kind for kind in FrameKind if kind is not FrameKind.EVENTS]), st.binary(max_size=80))
+@given(st.sampled_from([kind for kind in FrameKind if kind not in RAW]), st.binary(max_size=80))
 def test_a_garbled_body_raises_a_decode_error_or_is_one(kind: FrameKind, data: bytes) -> None:
     try:
         body = decode_body_untrusted(kind, memoryview(data))
@@ -265,3 +281,36 @@ def test_the_short_way_takes_a_sound_lone_batch_and_leaves_the_rest() -> None:
     assert unfinished.sole_batch_untrusted(frame) is None
     for unsound in (pack_events_frame(0, 2**63 - 1, 1, b"\x91batch"), pack_events_frame(0, 0, 20, b"\x91batch")):
         assert FrameReader().sole_batch_untrusted(unsound) is None
+
+
+@given(st.binary(max_size=60))
+def test_garbage_in_place_of_fixed_bodies_raises_a_decode_error_or_is_one(data: bytes) -> None:
+    for split in (split_events_untrusted, split_durable_untrusted, split_store_untrusted):
+        try:
+            split(memoryview(data))
+        except DecodeError:
+            pass
+
+
+@given(st.integers(0, 2**63), st.integers(0, 2**63), st.integers(0, 40), st.binary(max_size=30))
+def test_durable_events_continue_and_stay_within_all_numbers(after: int, first: int, count: int, batch: bytes) -> None:
+    frame = memoryview(pack_durable_frame(after, first, count, batch))[5:]
+    is_sound = count <= len(frame) and first + count < 2**63 and after <= first + max(0, count - 1)
+    if not is_sound:
+        with pytest.raises(DecodeError):
+            split_durable_untrusted(frame)
+        return
+    header, rest = split_durable_untrusted(frame)
+    assert (header.after, header.first_sequence, header.count, bytes(rest)) == (after, first, count, batch)
+
+
+def test_a_store_frame_names_a_store_and_has_a_message() -> None:
+    assert split_store_untrusted(memoryview(pack_store_frame("hosts", b"x"))[5:]) == ("hosts", b"x")
+    for store, data in (
+        ("", b"x"),
+        ("hosts", b""),
+        ("no name", b"x"),
+        ("h", bytes(limits.MAX_STORE_MESSAGE_BYTES + 1)),
+    ):
+        with pytest.raises(DecodeError):
+            split_store_untrusted(memoryview(pack_store_frame(store, data))[5:])
