@@ -273,10 +273,8 @@ class DurableStream:
         """Log what was found damaged since the last time; what is lost by it, subscribers hear as a gap."""
         damages = self.spool.damages()
         for damage in damages[self._damages_told :]:
-            what = (
-                f"{damage.count} events from number {damage.first_sequence} on are lost" if damage.count else "no loss"
-            )
-            _log.error("%s: damaged at offset %d, %d bytes: %s", damage.file, damage.offset, damage.size, what)
+            lost = f"{damage.count} events from number {damage.first_sequence} on" if damage.count else "no event"
+            _log.error("%s: damaged at offset %d, %d bytes: %s lost", damage.file, damage.offset, damage.size, lost)
         self._damages_told = len(damages)
 
     def _tell_what_was_lost(self) -> None:
