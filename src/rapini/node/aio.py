@@ -70,6 +70,20 @@ class AsyncNode:
         """Publish from a worker thread: waits for room without holding up the event loop."""
         return await asyncio.to_thread(self.node.publish, event, topic)
 
+    async def publish_durable(
+        self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0
+    ) -> PublishOutcome:
+        """See `Node.publish_durable`. Waits in a worker thread: those that wait at the same time share an fsync."""
+        return await asyncio.to_thread(self.node.publish_durable, event, topic, timeout_s=timeout_s)
+
+    def checkpoint(self) -> None:
+        """See `Node.checkpoint`: from the task that consumes, after the effect of what it was given last.
+
+        A plain call: it writes to the disk on the event loop's thread, which is where the checkpoint's database was
+        opened and the output written.
+        """
+        self.node.checkpoint()
+
     async def flush(self, timeout_s: float = 5.0) -> bool:
         """See `Node.flush`."""
         return await asyncio.to_thread(self.node.flush, timeout_s)
@@ -138,7 +152,7 @@ class AsyncNode:
                 yield item
 
     async def items(self) -> AsyncIterator[tuple[Event, Origin] | PeerStatus | Gap]:
-        """Received events `Gap`s and `PeerStatus` reports, in order."""
+        """Received events, `Gap`s and `PeerStatus` reports, in order."""
         inbox = self.node.inbox
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
@@ -160,7 +174,12 @@ class AsyncNode:
                     yield item
                 else:
                     for run in item:
-                        for event in run.events:
+                        if not run.stream_id:
+                            for event in run.events:
+                                yield event, run.origin
+                            continue
+                        for position, event in enumerate(run.events, run.first_sequence + 1):
+                            inbox.progress[run.stream_id] = position  # it is the application's now; see `checkpoint`
                             yield event, run.origin
                     await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
         finally:
