@@ -22,7 +22,7 @@ _CODE: Final = re.compile(r"[a-z]+(_[a-z]+)*")
 _TAKERS: Final = {
     # by name, the argument that is a code
     **dict.fromkeys(
-        ("refuse", "abandon", "leave", "fail", "lose", "failure", "_break_off", "_ViolationError", "_error"), 0
+        ("refuse", "abandon", "leave", "fail", "lose", "failure", "_break_off", "ViolationError", "_error"), 0
     ),
     **dict.fromkeys(("transport_ended", "Goodbye", "Reject"), 0),
     **dict.fromkeys(("ConfigError", "LocalError", "TransportError", "PeerTimeoutError", "StoreError", "EventError"), 0),

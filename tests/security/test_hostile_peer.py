@@ -373,16 +373,16 @@ def test_one_who_asks_and_does_not_listen(scene: Scene) -> None:
 
 
 RUNS = {
-    "an origin that ends a line": ["Tick", "x", 1, b"\x91\x90", 0, "sensor\n", bytes(16), 1],
-    "a long origin": ["Tick", "x", 1, b"\x91\x90", 0, "s" * 129, bytes(16), 1],
-    "a short stream": ["Tick", "x", 1, b"\x91\x90", 0, "sensor", bytes(15), 1],
-    "no hop": ["Tick", "x", 1, b"\x91\x90", 0, "sensor", bytes(16), 0],
-    "hops without end": ["Tick", "x", 1, b"\x91\x90", 0, "sensor", bytes(16), 2**60],
-    "hops of nobody": ["Tick", "x", 1, b"\x91\x90", 0, "", b"", 1],
-    "a stream of nobody": ["Tick", "x", 1, b"\x91\x90", 0, "", bytes(16), 0],
+    "an origin that ends a line": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor\n", bytes(16), 1],
+    "a long origin": ["Tick", "x", 1, b"\x91\x90", 0, -1, "s" * 129, bytes(16), 1],
+    "a short stream": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(15), 1],
+    "no hop": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 0],
+    "hops without end": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 2**60],
+    "hops of nobody": ["Tick", "x", 1, b"\x91\x90", 0, -1, "", b"", 1],
+    "a stream of nobody": ["Tick", "x", 1, b"\x91\x90", 0, -1, "", bytes(16), 0],
     "a number below all": ["Tick", "x", 1, b"\x91\x90", -2],
     "a number beyond all": ["Tick", "x", 1, b"\x91\x90", 2**63],
-    "a relayed run without number": ["Tick", "x", 1, b"\x91\x90", -1, "sensor", bytes(16), 1],
+    "a relayed run without number": ["Tick", "x", 1, b"\x91\x90", -1, -1, "sensor", bytes(16), 1],
 }
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +20,7 @@ from rapini.node.counters import CountersSnapshot
 from rapini.node.dispatcher import EventCallback
 from rapini.node.node import Node
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
+from rapini.node.store import Store
 
 __all__ = ["AsyncNode"]
 
@@ -73,16 +75,23 @@ class AsyncNode:
     async def publish_durable(
         self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0
     ) -> PublishOutcome:
-        """See `Node.publish_durable`. Waits in a worker thread: those that wait at the same time share an fsync."""
-        return await asyncio.to_thread(self.node.publish_durable, event, topic, timeout_s=timeout_s)
+        """See `Node.publish_durable`."""
+        return await asyncio.to_thread(lambda: self.node.publish_durable(event, topic, timeout_s=timeout_s))
 
     def checkpoint(self) -> None:
-        """See `Node.checkpoint`: from the task that consumes, after the effect of what it was given last.
-
-        A plain call: it writes to the disk on the event loop's thread, which is where the checkpoint's database was
-        opened and the output written.
-        """
+        """See `Node.checkpoint`. It writes to the disk, in this thread: that of the database's connection."""
         self.node.checkpoint()
+
+    def store(
+        self,
+        name: str,
+        *,
+        master: bool = False,
+        path: str | Path | None = None,
+        may_write: Callable[[str], bool] | None = None,
+    ) -> Store:
+        """See `Node.store`. A clone's writes wait for the master: call them by `asyncio.to_thread`."""
+        return self.node.store(name, master=master, path=path, may_write=may_write)
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
         """See `Node.flush`."""
@@ -152,7 +161,7 @@ class AsyncNode:
                 yield item
 
     async def items(self) -> AsyncIterator[tuple[Event, Origin] | PeerStatus | Gap]:
-        """Received events, `Gap`s and `PeerStatus` reports, in order."""
+        """Received events `Gap`s and `PeerStatus` reports, in order."""
         inbox = self.node.inbox
         loop = asyncio.get_running_loop()
         arrived = asyncio.Event()
@@ -174,13 +183,8 @@ class AsyncNode:
                     yield item
                 else:
                     for run in item:
-                        if not run.stream_id:
-                            for event in run.events:
-                                yield event, run.origin
-                            continue
-                        for position, event in enumerate(run.events, run.first_sequence + 1):
-                            inbox.progress[run.stream_id] = position  # it is the application's now; see `checkpoint`
-                            yield event, run.origin
+                        for pair in inbox.events_of(run):
+                            yield pair
                     await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
         finally:
             inbox.on_put = None

@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Final, Protocol
 
 import msgspec
 
@@ -20,6 +20,7 @@ from rapini.errors import DecodeError, RapiniError
 from rapini.events import Event
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
+from rapini.node.signals import GUARD, is_main_thread
 from rapini.node.status import Gap, Origin, PeerStatus
 from rapini.session.seen import Seen
 
@@ -92,22 +93,44 @@ class _End:
 _Item = ReceivedBatch | PeerStatus | _End
 
 
+class Turns(Protocol):
+    """The loop whose turns a waiting consumer takes: see `rapini.node.loop.Loop`."""
+
+    is_in_turn: bool
+
+    def lead(self, is_empty: Callable[[], bool], deadline: float | None) -> None:
+        """Take turns while there is nothing to consume."""
+
+    def delivered(self, count: int, *, woke: bool) -> None:
+        """The present turn has brought this many events."""
+
+    def wake(self) -> None:
+        """End the wait."""
+
+
 class Inbox:
     """One consumer's queue. `put*` under the node's lock, the rest on the consumer's thread (one at a time).
 
     Args:
         counters: The node's; decode faults are counted there.
         name: The node's: its own events may come back by way of a relay, and are not delivered.
+        relays: Who may bring events of others; with nobody in it, everybody may.
     """
 
-    def __init__(self, counters: Counters, name: str = "") -> None:
+    def __init__(self, counters: Counters, name: str = "", relays: Collection[str] = ()) -> None:
         self.prefixes: tuple[str, ...] = ()
         """What this consumer subscribed to."""
         self.on_put: Callable[[], None] | None = None
         """Called after each put, on the putting thread: wakes an event loop."""
+        self.turns: Turns | None = None
+        """Where a consumer that waits takes the turns; `None`: it only waits."""
+        self._is_leading = False
+        self._is_waiting = False
+        """Whether the consumer sleeps on the queue, and would rather lead."""
         self._counters = counters
         self._codec = Codec()
         self._name = name
+        self._relays = frozenset(relays)
         self._seen = Seen()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
@@ -140,8 +163,11 @@ class Inbox:
     def put(self, batch: ReceivedBatch) -> None:
         """Add a batch."""
         self._queue.put(batch)
-        if self.on_put is not None:
-            self.on_put()
+        turns = self.turns
+        if turns is not None and (self._is_leading or self._is_waiting) and turns.is_in_turn:
+            turns.delivered(batch.count, woke=self._is_waiting)
+            self._is_waiting = False
+        self._tell()
 
     def put_status(self, status: PeerStatus) -> None:
         """Add a status report, unless far too many wait unread."""
@@ -153,13 +179,18 @@ class Inbox:
             return
         self._statuses_put += 1
         self._queue.put(status)
-        if self.on_put is not None:
-            self.on_put()
+        self._tell()
 
     def end(self, error: RapiniError | None = None) -> None:
         """Nothing more will be put; with an error, the consumer gets that after what is here."""
         self.release()
         self._queue.put(_End(error))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Something was put: whoever waits elsewhere than on the queue should look."""
+        if self._is_leading and self.turns is not None and not self.turns.is_in_turn:
+            self.turns.wake()
         if self.on_put is not None:
             self.on_put()
 
@@ -180,7 +211,7 @@ class Inbox:
                 raise self._error
             return None
         try:
-            item = self._queue.get(timeout=timeout_s) if timeout_s != 0 else self._queue.get_nowait()
+            item = self._queue.get_nowait() if timeout_s == 0 or not self._queue.empty() else self._wait(timeout_s)
         except queue.Empty:
             return None
         if isinstance(item, _End):
@@ -202,6 +233,29 @@ class Inbox:
         self.progress[item.stream_id] = item.end
         return item.gap
 
+    def _wait(self, timeout_s: float | None) -> _Item:
+        """Wait for the next item: take the loop's turns if they are to be had, else sleep until it is put.
+
+        Raises:
+            queue.Empty: The time is over.
+        """
+        waiting, turns = self._queue, self.turns
+        if turns is None:
+            return waiting.get(timeout=timeout_s)
+        deadline = deadline_after(timeout_s)
+        try:
+            self._is_leading = True  # before the queue is looked at again, or an item could come unseen between
+            turns.lead(waiting.empty, deadline)
+        finally:
+            self._is_leading = False
+        if not waiting.empty():
+            return waiting.get_nowait()
+        self._is_waiting = True
+        try:
+            return waiting.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        finally:
+            self._is_waiting = False
+
     def finish(self) -> None:
         """The application is done with what it was given last. Durable events count as taken only now: what a killed
         process had in hand is sent again.
@@ -211,14 +265,29 @@ class Inbox:
             self.progress[done.stream_id] = done.end
             done.taken(done)
 
+    def events_of(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each durable one that it is the application's now: see `progress`."""
+        origin, stream_id = run.origin, run.stream_id
+        for number, event in enumerate(run.events, run.first_sequence + 1):
+            if stream_id:
+                self.progress[stream_id] = number
+            yield event, origin
+
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
-        while True:
-            item = self.get(timeout_s)
-            if item is not None:
-                yield item
-            elif self._ended or timeout_s is not None:
-                return
+        may_lead = self.turns is not None and is_main_thread()
+        if may_lead:
+            GUARD.retain()
+        try:
+            while True:
+                item = self.get(timeout_s)
+                if item is not None:
+                    yield item
+                elif self._ended or timeout_s is not None:
+                    return
+        finally:
+            if may_lead:
+                GUARD.release()
 
     def _take_addressed(self, batch: ReceivedBatch) -> list[EventRun]:
         """Decode first: its sender waits to hear how it went."""
@@ -264,9 +333,14 @@ class Inbox:
             return run.events, first
         origin = run.origin or batch.peer
         stream = run.stream or batch.incarnation
+        if run.origin and self._relays and batch.peer not in self._relays:
+            self._counters.repeated[batch.peer] += len(run.events)
+            return (), first
+        if self._seen.follows(origin, stream, first, run.count):  # nearly always; our own never gets in there
+            return run.events, first
         new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
         after = first + run.count
-        if len(new) == 1 and new[0] == (first, after):  # nearly always
+        if len(new) == 1 and new[0] == (first, after):
             return run.events, first
         kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
         bad = {first + each.index for each in run.bad}

@@ -1,7 +1,8 @@
 """One thread that waits on descriptors and timers, and one lock that guards everything it touches.
 
 The thread waits in `select()` outside the lock; user threads that publish do their own sending under it. So a socket is
-only ever touched under the lock, and a publisher does not depend on the thread's getting the interpreter in time.
+only ever touched under the lock, and a publisher does not depend on the thread's getting the interpreter in time. Nor
+does a consumer of few events: it waits and turns in the thread's place (`Loop.lead`; see `baton`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from rapini.node.baton import FEW_EVENTS, Baton
 from rapini.node.poller import make_poller
+from rapini.node.signals import GUARD, is_main_thread
 from rapini.threads import Thread, ThreadFailure
 from rapini.transport import Registration
 
@@ -71,7 +74,16 @@ class Loop(Thread):
         self._sleeps_until = 0.0
         self._is_woken = False
         self.is_in_turn = False
-        """Whether the thread is in a turn: then the present thread is the I/O thread, since it has the lock."""
+        """Whether a turn is being taken: then it is the present thread that takes it, since that has the lock."""
+        self._baton = Baton()
+        self._is_offered = False
+        """Whether the present turn has woken a consumer that would lead."""
+        self._is_busy = False
+        """Whether a turn that a consumer took has brought so much that two threads are better."""
+        self._fault: BaseException | None = None
+        """What a turn that a consumer took has raised."""
+        self.leads = 0
+        """How often a consumer has led."""
         self._open()
 
     def _open(self) -> None:
@@ -94,8 +106,14 @@ class Loop(Thread):
         if not self._is_woken:
             self._is_woken = True
             if not self.is_in_turn:  # else the thread itself asks, and sees it at the end of its turn
-                with contextlib.suppress(BlockingIOError):
-                    self._waker.send(b"\0")
+                self._poke()
+                if self._baton.is_free:
+                    self._baton.recall()
+
+    def _poke(self) -> None:
+        """End whoever's `select()`, or the next one. Any thread, also in a signal handler."""
+        with contextlib.suppress(BlockingIOError):
+            self._waker.send(b"\0")
 
     def wake_before(self, when: float, tolerance_s: float = 0.0) -> None:
         """Make the thread take a turn at `when` at the latest (or `tolerance_s` later, if it sleeps until then)."""
@@ -108,6 +126,67 @@ class Loop(Thread):
         with self.lock:
             self.wake()
 
+    def delivered(self, count: int, *, woke: bool) -> None:
+        """The present turn has brought events to a consumer that leads, or would like to.
+
+        Args:
+            count: How many.
+            woke: Whether the consumer was asleep; else it leads.
+        """
+        if count >= FEW_EVENTS:
+            self._is_busy, self._is_offered = True, False
+        elif woke:
+            self._is_offered = True
+
+    # -- a consumer's thread -------------------------------------------------------------------------------------
+
+    def lead(self, is_empty: Callable[[], bool], deadline: float | None) -> None:
+        """Wait and take turns in the I/O thread's place while there is nothing to consume, if it lets us.
+
+        Handlers of signals do not interrupt the turns: see `signals`. An exception that comes of a turn is the end of
+        the loop and never the caller's, who hears of it as everybody does.
+
+        Args:
+            is_empty: Whether there is nothing to consume. Whoever makes that false outside a turn calls `wake`.
+            deadline: When to return at the latest, in monotonic seconds.
+
+        Raises:
+            Whatever a handler of the application's raises for a signal that came meanwhile.
+
+        Thread: a consumer's, without the lock.
+        """
+        if not self._baton.is_free:
+            return
+        if not is_main_thread():
+            self._lead(is_empty, deadline, lambda: False)
+            return
+        try:
+            GUARD.close(self._poke)
+            self._lead(is_empty, deadline, lambda: GUARD.is_asked)
+        finally:
+            GUARD.open()
+
+    def _lead(self, is_empty: Callable[[], bool], deadline: float | None, is_asked: Callable[[], bool]) -> None:
+        baton = self._baton
+        if not baton.take():
+            return
+        try:
+            self.leads += 1
+            self._is_busy = False
+            wait_s = self._sleeps_until - self._clock()
+            while is_empty() and not is_asked() and not self._stop_signal.is_set():
+                if deadline is not None:
+                    left_s = deadline - self._clock()
+                    if left_s <= 0:
+                        break
+                    wait_s = min(wait_s, left_s)
+                wait_s = self.take_turn(self.selector.select(max(0.0, wait_s)))
+        except BaseException as error:  # noqa: BLE001 - raised again on the I/O thread, as if it had taken this turn
+            self._fault = error
+        baton.leave(to_io=self._is_busy or self._fault is not None)
+        if self._is_woken or self._stop_signal.is_set():  # by somebody who saw us lead
+            baton.recall()
+
     # -- the thread ----------------------------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -118,7 +197,15 @@ class Loop(Thread):
         while not is_stopping():
             # What is ready does not excuse a late return: a process that was stopped finds its peers' heartbeats here,
             # and timers run before they are read.
-            ready = select(self.take_turn(ready))
+            wait_s = self.take_turn(ready)
+            if self._is_offered:
+                self._is_offered = False
+                if wait_s > 0 and self._baton.may_offer():
+                    wait_s = 0.0
+                    self._baton.stand_by()
+                    if self._fault is not None:
+                        raise self._fault
+            ready = select(wait_s)
 
     def take_turn(self, ready: list[tuple[selectors.SelectorKey, int]]) -> float:
         """Do everything that is due; returns how long nothing else is, in seconds."""

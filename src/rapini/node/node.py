@@ -95,8 +95,9 @@ class Node(Requests):
         )
         self._lock = self._core.lock
         self._changed = self._core.loop.changed
-        self.inbox = Inbox(self._core.counters, name)
+        self.inbox = Inbox(self._core.counters, name, settings.relays)
         self._core.peers.inboxes.append(self.inbox)
+        self.inbox.turns = self._core.loop
         self._dispatcher: Dispatcher | None = None
         self._on_status = on_status
         self._is_stopped = False
@@ -312,7 +313,9 @@ class Node(Requests):
 
         Raises:
             LocalError: As `publish`; `not_durable`: its topic is of another class.
-            StoreError: It could not be written; it was not published.
+            StoreError: `spool_full`: it was not published. `disk_full`, `write_failed`, `sync_failed`: it is not on disk.
+                It is kept in memory where there is room, and written and delivered once the disk takes it; whoever
+                publishes it again may have it delivered twice.
             PeerTimeoutError: `sync_timeout`: not on disk yet; it may still be.
 
         Thread: any.
@@ -490,19 +493,12 @@ class Node(Requests):
                 for run in item:
                     origin = run.origin
                     if run.stream_id:
-                        yield from self._durable_events(run)
+                        yield from self.inbox.events_of(run)
                         continue
                     for event in run.events:
                         yield event, origin
             elif with_status:
                 yield item
-
-    def _durable_events(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
-        """The events of a run, noting before each that it is the application's now; see `checkpoint`."""
-        progress, stream_id, origin = self.inbox.progress, run.stream_id, run.origin
-        for number, event in enumerate(run.events, run.first_sequence + 1):
-            progress[stream_id] = number
-            yield event, origin
 
     def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus | Gap]:
         """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""
@@ -517,7 +513,7 @@ class Node(Requests):
 
     def _dispatch(self) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status)
+            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status, self._core.settings.relays)
             self._core.peers.inboxes.append(self._dispatcher.inbox)
             self._dispatcher.start()
         return self._dispatcher

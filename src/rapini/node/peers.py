@@ -55,7 +55,7 @@ from rapini.session.link import (
     SubscriptionsReceived,
 )
 from rapini.session.messages import Epoch, Incarnation
-from rapini.session.outbox import Batch, Hole, Outbox
+from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 from rapini.storage import SpillFiles
 
@@ -128,6 +128,7 @@ class Peers:
         self._clock = environment.clock
         self._random = environment.random
         self.spill = SpillFiles(Path(settings.spill), max_bytes=settings.spill_bytes) if settings.spill else None
+        self._make_outbox = environment.make_outbox
         self._taken: deque[ReceivedBatch] = deque()
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
         self._taken_bytes = 0
@@ -151,6 +152,7 @@ class Peers:
                 hop_limit=settings.hop_limit,
                 counters=counters,
                 publisher=self.publisher,
+                relays=settings.relays,
             )
         self.asker = Asker(
             name=name,
@@ -258,7 +260,7 @@ class Peers:
     def _new_session(self, name: str) -> Session:
         return Session(
             name=name,
-            outbox=Outbox(
+            outbox=self._make_outbox(
                 self._settings.send_queue_bytes,
                 overflow=self._settings.overflow,
                 reliable_overflow=self._settings.reliable_overflow,
@@ -380,6 +382,7 @@ class Peers:
         self.reports.link(record, _UP_STATES[record.relation])
         self.publisher.reroute()
         self._loop.changed.notify_all()
+        self.arm_acknowledgement(session, now)  # what was taken meanwhile
         self.pump(session, now)  # what was kept for it while it was away
 
     def _on_subscriptions(self, record: LinkRecord, prefixes: tuple[str, ...]) -> None:
@@ -602,6 +605,8 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
+        elif session is not None and session.lost_at is not None:  # it was coming back, and did not
+            self._loop.call_at(max(now, session.lost_at + self._settings.lease_s), self._end_leases)
         self.stores.closed(record, now)
         self.asker.link_ended(record, closed)
         self.reports.closed(record, closed, was_up=was_up)
@@ -615,8 +620,10 @@ class Peers:
     # -- leases and stalls -------------------------------------------------------------------------------------
 
     def _end_leases(self, now: float) -> None:
-        """Release the peers that have been lost for too long."""
+        """Release the peers that have been lost for too long, unless they are just coming back."""
         for session in list(self.sessions.values()):
+            if any(record.session is session and not record.link.is_closed for record in self.records.values()):
+                continue
             if session.lost_at is not None and now >= session.lost_at + self._settings.lease_s:
                 self.release(session, f"it has not returned within {self._settings.lease_s:g} s")
 

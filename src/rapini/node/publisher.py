@@ -189,8 +189,8 @@ class Publisher:
         self._append_in_time(durable, runs[0], deadline)
         wanted = durable.spool.next_sequence
         while durable.spool.synced_sequence < wanted:
-            if durable.failure is not None:
-                raise durable.failure
+            if (failure := durable.failure) is not None:  # a new one each time: a raised error keeps its callers alive
+                raise StoreError(failure.code, failure.detail, path=failure.path, remedy=failure.remedy)
             left = deadline - self._clock()
             if left <= 0:
                 raise PeerTimeoutError("sync_timeout", f"not on disk within {timeout_s:g} s")
@@ -217,6 +217,11 @@ class Publisher:
         if session.record is None and delivery is Delivery.BEST_EFFORT:
             return False  # it is counted as lost to an absent peer; there is nothing to wait for
         return not session.outbox.flows[delivery].has_room()
+
+    @property
+    def waiting(self) -> int:
+        """Events that were taken, and not collected yet."""
+        return len(self._waiting)
 
     def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
         """Take several events."""
@@ -428,9 +433,9 @@ class Publisher:
         if not keeps_the_rest and not flow.has_room() and self._peers is not None:
             self._peers.release(session, f"{flow.kept_bytes} bytes wait for it, which is the bound")
         if session.is_departed:
-            flow.count_drop(batch.topics, "lease_expired")
+            session.outbox.lose(batch, delivery, "lease_expired")  # its last, which the gap at its return must cover
         else:
-            flow.put(batch, now)
+            session.outbox.put(batch, delivery, now)
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rapini import Event, FileCheckpoint, Gap, Node, PeerState, PublishOutcome, SqliteCheckpoint
+from rapini import AsyncNode, Event, FileCheckpoint, Gap, Node, PeerState, PublishOutcome, SqliteCheckpoint
 from rapini.errors import LocalError, StoreError
 from tests.integration.node.support import QUICK, SCHEMES, Keys, Recorder, eventually, port_of, running
 from tests.programs.events import KeptTick, SureTick, Tick
@@ -436,3 +437,35 @@ def test_what_memory_has_no_room_for_spills_to_disk_and_comes_back(keys: Keys, t
         eventually(lambda: numbers(seen, SureTick) == list(range(1000)))
         assert not gaps(seen)
         assert spill.kept_bytes == 0
+
+
+def test_asyncio_programs_checkpoint_too(keys: Keys, tmp_path: Path) -> None:
+    """Callbacks and tasks alike: what was given to the application is what a checkpoint covers."""
+    output = tmp_path / "output"
+
+    async def take(url: str, most: int) -> None:
+        with FileCheckpoint(output) as checkpoint:
+            async with AsyncNode("receiver", **keys.of("receiver"), checkpoint=checkpoint) as receiver:
+                await receiver.subscribe("kept/")
+                await receiver.connect(url)
+                count = 0
+                async for event, _ in receiver.events():
+                    assert isinstance(event, KeptTick)
+                    checkpoint.write(b"%d\n" % event.number)
+                    count += 1
+                    if count == most:
+                        receiver.checkpoint()
+                        return
+
+    async def play() -> None:
+        options = {**keys.of("sender"), "spool": str(tmp_path / "spool")}
+        async with AsyncNode("sender", **options, durable_subscribers={"receiver": ["kept/"]}) as sender:
+            url = sender.listen("tcp+tls://127.0.0.1:0")
+            for number in range(20):
+                outcome = await sender.publish_durable(KeptTick(sender="sender", number=number))
+                assert outcome is PublishOutcome.ON_DISK
+            await take(url, 7)
+            await take(url, 13)
+
+    asyncio.run(play())
+    assert output.read_text().split() == [str(number) for number in range(20)]

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from rapini import Gap, Node, Origin, UnknownEvent
+from rapini import EventRun, Gap, Node, Origin, UnknownEvent
 from rapini.codec import Codec, join_runs
 from rapini.errors import ConfigError
 from rapini.events.delivery import Delivery
@@ -114,9 +114,10 @@ def test_an_event_keeps_its_name_for_good(keys: Keys) -> None:
             for node in (near, far):
                 got: dict[int, tuple[str, bytes, int]] = {}
                 for run in node.items(timeout_s=5):
-                    if not hasattr(run, "events"):
+                    if not isinstance(run, EventRun):
                         continue
                     for at, event in enumerate(run.events):
+                        assert isinstance(event, Tick)
                         got[event.number] = (run.origin.node, run.stream, run.first_sequence + at)
                     if 99 in got:
                         break

@@ -441,14 +441,14 @@ def test_a_part_of_a_run_holds_those_events(count: int, data: st.DataObject) -> 
         ["Everything", TOPIC, 2**40, b"\xdd\xff\xff\xff\xff\x90", 0],
         ["Everything", "a\nb", 1, b"\x91\x90", 0],
         ["Everything", TOPIC, 1, b"\x91\x90", 2**62],
-        ["Everything", TOPIC, 1, b"\x91\x90", 0, "se nsor", bytes(16), 1],
-        ["Everything", TOPIC, 1, b"\x91\x90", 0, "sensor", b"", 1],
-        ["Everything", TOPIC, 1, b"\x91\x90", 0, "sensor", bytes(16), 256],
+        ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "se nsor", bytes(16), 1],
+        ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "sensor", b"", 1],
+        ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 256],
     ],
     ids=["unnumbered", "other count", "empty", "huge count", "topic", "number", "origin", "stream", "hops"],
 )
 def test_what_cannot_be_forwarded_is_left_out_and_its_neighbours_are_not(run: list[object]) -> None:
-    good = ["Everything", TOPIC, 1, b"\x91\x90", 0, "sensor", bytes(16), 255]
+    good = ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 255]
     runs, bad = Codec().split_batch_untrusted(pack([run, good]))
     assert ([each.origin for each in runs], bad) == (["sensor"], 1)
 
@@ -469,5 +469,5 @@ def test_a_part_of_a_garbled_run_is_a_decode_error() -> None:
 
 
 def test_newer_fields_of_a_run_are_ignored() -> None:
-    run = decode_one(pack([["No.Such", TOPIC, 1, b"\x91\x90", 5, "sensor", bytes(16), 1, "newer", 7]]))
+    run = decode_one(pack([["No.Such", TOPIC, 1, b"\x91\x90", 5, -1, "sensor", bytes(16), 1, "newer", 7]]))
     assert (run.first, run.origin) == (5, "sensor")

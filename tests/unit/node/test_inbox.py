@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from rapini.codec import Codec, join_runs
@@ -25,9 +27,9 @@ LOST = PeerStatus(state=PeerState.LOST, peer="peer")
 class Desk:
     """An inbox, what was taken from it, and what was counted."""
 
-    def __init__(self, *prefixes: str, name: str = "") -> None:
+    def __init__(self, *prefixes: str, name: str = "", relays: Sequence[str] = ()) -> None:
         self.counters = Counters()
-        self.inbox = Inbox(self.counters, name)
+        self.inbox = Inbox(self.counters, name, relays)
         self.inbox.prefixes = prefixes
         self.taken: list[ReceivedBatch] = []
 
@@ -247,8 +249,17 @@ def test_only_what_is_delivered_counts_as_seen() -> None:
 
 def test_bad_events_do_not_shift_the_numbers_of_their_neighbours() -> None:
     desk = Desk("")
-    run = ["Note", "inbox/note", 3, b"\x93\x91\x01\x91\xc0\x91\x03", 10, "sensor", b"s" * 16, 1]
+    run = ["Note", "inbox/note", 3, b"\x93\x91\x01\x91\xc0\x91\x03", 10, -1, "sensor", b"s" * 16, 1]
     desk.put(relayed(10, 1, origin="sensor"), 1, peer="left")
     desk.put(msgspec.msgpack.encode([run]), 3, peer="right")
     desk.put(relayed(12, 3, origin="sensor"), 1, peer="left")
     assert [numbers_of(desk) for _ in range(3)] == [[1], [3], []]
+
+
+def test_a_peer_that_may_not_relay_cannot_take_the_place_of_an_honest_one() -> None:
+    desk = Desk("", relays=["relay"])
+    desk.put(relayed(0, 66, 67, origin="sensor"), 2, peer="evil")
+    desk.put(relayed(0, 1, 2), 2, peer="sensor", incarnation=b"s" * 16)
+    desk.put(relayed(2, 3, origin="sensor"), 1, peer="relay")
+    assert [numbers_of(desk) for _ in range(3)] == [[], [1, 2], [3]]
+    assert desk.counters.repeated == {"evil": 2}

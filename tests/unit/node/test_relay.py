@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
 import pytest
@@ -14,20 +16,25 @@ from rapini.codec import Codec, join_runs
 from rapini.events import Event, RawEvent
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
+from rapini.node.links import LinkRecord
 from rapini.node.publisher import Publisher
 from rapini.node.relay import Relay
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.session.outbox import Batch, Hole, Outbox
-from rapini.session.outcomes import GapReceived
+from rapini.session.outcomes import EventsReceived, GapReceived
 
 STREAM = b"s" * 16
+
+
+_RECORD = cast(LinkRecord, SimpleNamespace(link=SimpleNamespace(peer_strings=[])))
+"""A link whose peer has told no table."""
 
 
 class Bench:
     """A relay between sessions whose outboxes are looked into."""
 
-    def __init__(self, prefix: str = "a/", hop_limit: int = 3) -> None:
+    def __init__(self, prefix: str = "a/", hop_limit: int = 3, relays: Sequence[str] = ()) -> None:
         self.counters = Counters()
         self.lock = threading.RLock()
         self.sessions: dict[str, Session] = {}
@@ -40,7 +47,12 @@ class Bench:
             wake=lambda: None,
         )
         self.relay = Relay(
-            name="me", prefixes=(prefix,), hop_limit=hop_limit, counters=self.counters, publisher=self.publisher
+            name="me",
+            prefixes=(prefix,),
+            hop_limit=hop_limit,
+            counters=self.counters,
+            publisher=self.publisher,
+            relays=relays,
         )
 
     def add(self, name: str, *prefixes: str) -> Session:
@@ -53,7 +65,8 @@ class Bench:
 
     def comes(self, session: Session, *batches: bytes, delivery: Delivery = Delivery.RELIABLE) -> None:
         for batch in batches:
-            self.relay.forward(session, delivery, batch, 1, 0.0)
+            events = EventsReceived(delivery=delivery, first_sequence=0, count=1, batch=batch)
+            self.relay.forward(_RECORD, session, events, 0.0)
 
     def sent(self, session: Session, delivery: Delivery = Delivery.RELIABLE) -> Iterator[tuple[str, int, int, int]]:
         """Origin, hops, first number and count of the runs that wait for a peer."""
@@ -201,6 +214,16 @@ def test_gaps_count_their_relays_and_end_at_the_limit() -> None:
     bench.relay.forward_gap(source, gap("upstream_3", {"a/1": 4}), 0.0)
     assert list(holes(other, Delivery.RELIABLE)) == []
     assert bench.counters.relay_cut == {"hop_limit": 4}
+
+
+def test_only_named_relays_may_bring_events_of_others() -> None:
+    bench = Bench(relays=["good"])
+    good, evil, other = bench.add("good"), bench.add("evil"), bench.add("x", "a/")
+    evil.incarnation = b"e" * 16  # type: ignore[assignment]
+    bench.comes(evil, batch("a/1", 0, 100, origin="o"), batch("a/1", 5, 1))
+    bench.comes(good, batch("a/1", 0, 2, origin="o"))
+    assert list(bench.sent(other)) == [("evil", 1, 5, 1), ("o", 2, 0, 2)]
+    assert bench.counters.relay_cut == {"not_a_relay": 100}
 
 
 def test_durable_events_are_counted_and_not_forwarded() -> None:
