@@ -13,16 +13,17 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from rapini.codec import Codec, EncodedRun, StringTable, join_runs, split_into_batches
 from rapini.errors import EventError, LocalError, PeerTimeoutError, RapiniError, StoreError
 from rapini.events import Event, check_topic
-from rapini.events.delivery import DELIVERIES, Delivery
+from rapini.events.delivery import Delivery
+from rapini.node.consequences import Consequences
 from rapini.node.counters import Counters
 from rapini.node.durable import DurableStream
+from rapini.node.runs import Addressed, Treatments, batch_of, runs_of
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PublishOutcome
@@ -39,25 +40,11 @@ _LOOK_AGAIN_S: Final = 0.005
 """How soon the I/O thread looks again for room that publishers wait for."""
 
 _MAX_CACHED: Final = 65_536
-
 _BUSY_BATCH: Final = 8
 """A batch of this many events in one window means load: the window doubles; a smaller one halves it."""
 
-
-_T = TypeVar("_T")
-
 _Routed = tuple[EncodedRun, tuple[Session, ...], tuple[Delivery, int]]
 """A run with who wants it, its delivery class and its priority."""
-
-
-class Consequences(Protocol):
-    """What becomes of peers whose queues are full."""
-
-    def release(self, session: Session, why: str) -> None:
-        """End the lease of a peer that is away."""
-
-    def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:
-        """End the connection of one that is here."""
 
 
 class Publisher:
@@ -113,15 +100,14 @@ class Publisher:
         self._blocking = tuple(number for number, policy in enumerate(self._policies) if policy == "block")
         """The classes whose publishers wait for room."""
         self._may_block = bool(self._blocking) or settings.durable_overflow == "block"
-        self._prefixes = _by_length(settings.delivery), _by_length(settings.priority)
-        self._treatments: dict[tuple[str, Delivery], tuple[Delivery, int]] = {}
+        self._treatment = Treatments(settings.delivery, settings.priority).of
         self.durable: DurableStream | None = None
         """Where durable events go, if we have a spool."""
         self._routes: dict[str, tuple[Session, ...]] = {}
         self._checked_topics: set[str] = set()
         self._plain_kinds: set[type] = set()
         """Event types that were seen to be fit for the quick path: published on their class's topic, unchecked."""
-        self._waiting: list[Event | _Addressed] = []
+        self._waiting: list[Event | Addressed] = []
         self._is_armed = False
         """Whether somebody will flush what waits; see `publish`."""
         self._window_s = 0.0
@@ -228,7 +214,7 @@ class Publisher:
         for event in events:
             self.publish(event, topic)
 
-    def _checked(self, event: Event, topic: str | None) -> Event | _Addressed:
+    def _checked(self, event: Event, topic: str | None) -> Event | Addressed:
         kind = event.__class__
         if self._is_closed:
             raise self._error or LocalError("closed", "the node is closed")
@@ -248,7 +234,7 @@ class Publisher:
                 self.codec.check(event)
         elif topic is None:
             self._plain_kinds.add(kind)
-        return event if topic is None else _Addressed(topic, event)
+        return event if topic is None else Addressed(topic, event)
 
     def _check_durable(self, kind: type[Event], topic: str) -> None:
         if self.durable is None and self._treatment(topic, kind.__rapini_delivery__)[0] is Delivery.DURABLE:
@@ -292,7 +278,7 @@ class Publisher:
         else:
             self._window_s /= 2
         encoded: list[_Routed] = []
-        for topic, events in _runs(taken):
+        for topic, events in runs_of(taken):
             self._encode(topic, events, encoded)
         if not encoded:
             return
@@ -356,8 +342,8 @@ class Publisher:
             at += run.count
 
     @staticmethod
-    def _as_published(topic: str, events: list[Event]) -> list[Event | _Addressed]:
-        return [event if event.__class__.__rapini_topic__ == topic else _Addressed(topic, event) for event in events]
+    def _as_published(topic: str, events: list[Event]) -> list[Event | Addressed]:
+        return [event if event.__class__.__rapini_topic__ == topic else Addressed(topic, event) for event in events]
 
     def relay(self, routed: Sequence[tuple[EncodedRun, tuple[Session, ...]]], delivery: Delivery, now: float) -> None:
         """Send others' runs to these receivers, in the class in which they came.
@@ -380,37 +366,39 @@ class Publisher:
             and any(wanted.startswith(prefix) or prefix.startswith(wanted) for wanted in session.prefixes)
         ]
 
-    def _treatment(self, topic: str, declared: Delivery) -> tuple[Delivery, int]:
-        """The delivery class and the priority of a topic."""
-        known = self._treatments.get((topic, declared))
-        if known is None:
-            deliveries, priorities = self._prefixes
-            delivery = next((DELIVERIES[name] for prefix, name in deliveries if topic.startswith(prefix)), declared)
-            priority = next((rank for prefix, rank in priorities if topic.startswith(prefix)), 0)
-            if len(self._treatments) > _MAX_CACHED:
-                self._treatments.clear()
-            known = self._treatments[topic, declared] = (delivery, priority)
-        return known
-
     def _distribute(self, encoded: list[_Routed], now: float) -> None:
         wanted: dict[tuple[Session, Delivery, int], list[EncodedRun]] = {}
         for run, receivers, (delivery, priority) in encoded:
             for session in receivers:
                 wanted.setdefault((session, delivery, priority), []).append(run)
+        # Where there is room now everything goes that waited for it: a batch of one rank must not leave none to the next.
+        roomy = {
+            (session.name, delivery): delivery in self._blocking and session.outbox.flows[delivery].has_room()
+            for session, delivery, _ in wanted
+        }
         made: dict[tuple[int, ...], list[Batch]] = {}  # receivers of the same runs share one batch (or few, if large)
         for (session, delivery, priority), runs in wanted.items():
             key = tuple(map(id, runs))
             batches = made.get(key)
             if batches is None:
-                batches = made[key] = [_batch(group, priority) for group in split_into_batches(runs)]
-            self._deliver(batches, (session,), delivery, now)
+                batches = made[key] = [batch_of(group, priority) for group in split_into_batches(runs)]
+            self._deliver(batches, (session,), delivery, now, takes_all=roomy[session.name, delivery])
 
-    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], delivery: Delivery, now: float) -> None:
+    def _deliver(
+        self,
+        batches: Sequence[Batch],
+        receivers: Iterable[Session],
+        delivery: Delivery,
+        now: float,
+        *,
+        takes_all: bool = False,
+    ) -> None:
         blocks = delivery in self._blocking
         for session in receivers:
+            may_exceed = takes_all or (blocks and session.outbox.flows[delivery].has_room())
             for batch in batches:
                 if session.record is not None:
-                    if session.outbox.put(batch, delivery, now, may_exceed=blocks):
+                    if session.outbox.put(batch, delivery, now, may_exceed=may_exceed):
                         self._pump(session, now)
                     else:
                         self._on_full(session, delivery, now)
@@ -435,7 +423,7 @@ class Publisher:
         if session.is_departed:
             session.outbox.lose(batch, delivery, "lease_expired")  # its last, which the gap at its return must cover
         else:
-            session.outbox.put(batch, delivery, now)
+            session.outbox.put(batch, delivery, now, may_exceed=not keeps_the_rest)
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
@@ -463,7 +451,7 @@ class Publisher:
 
     def _full(self) -> bool:
         if self.durable is not None and not self.durable.has_room():
-            waiting = ((topic, events[0].__class__.__rapini_delivery__) for topic, events in _runs(self._waiting[:]))
+            waiting = ((topic, events[0].__class__.__rapini_delivery__) for topic, events in runs_of(self._waiting[:]))
             if any(self._treatment(topic, declared)[0] is Delivery.DURABLE for topic, declared in waiting):
                 return True
         for session in self._sessions.values():
@@ -471,7 +459,7 @@ class Publisher:
                 break
         else:
             return False  # nearly always, and asked at every flush
-        wanted = {(topic, events[0].__class__.__rapini_delivery__) for topic, events in _runs(self._waiting[:])}
+        wanted = {(topic, events[0].__class__.__rapini_delivery__) for topic, events in runs_of(self._waiting[:])}
         return any(
             self._is_full_for(session, self._treatment(topic, declared)[0])
             for topic, declared in wanted
@@ -485,7 +473,7 @@ class Publisher:
 
     def account_for_the_rest(self) -> None:
         """The node is closed: count what was still collected as dropped for every peer that wanted it."""
-        for topic, events in _runs(self._waiting):
+        for topic, events in runs_of(self._waiting):
             self._counters.published[topic] += len(events)
             receivers = self.route(topic)
             delivery, _ = self._treatment(topic, events[0].__class__.__rapini_delivery__)
@@ -522,44 +510,3 @@ class Publisher:
         self._error = self._error or error
         self._plain_kinds.clear()
         self.room.notify_all()
-
-
-class _Addressed:
-    """An event with a topic of its own."""
-
-    __slots__ = ("event", "topic")
-
-    def __init__(self, topic: str, event: Event) -> None:
-        self.topic = topic
-        self.event = event
-
-
-def _runs(taken: list[Event | _Addressed]) -> Iterable[tuple[str, list[Event]]]:
-    """Part what was collected into runs of one type and topic, keeping the order."""
-    if len(taken) == 1 and taken[0].__class__ is not _Addressed:  # nearly always, while events are few
-        return ((taken[0].__class__.__rapini_topic__, taken),)  # type: ignore[union-attr,return-value]
-    kinds = set(map(type, taken))
-    if len(kinds) == 1 and _Addressed not in kinds:
-        return ((kinds.pop().__rapini_topic__, taken),)  # type: ignore[attr-defined,return-value]  # never `_Addressed`
-    return [
-        (topic, [item.event if isinstance(item, _Addressed) else item for item in group])
-        for (_, topic), group in groupby(taken, key=_kind_and_topic)
-    ]
-
-
-def _kind_and_topic(item: Event | _Addressed) -> tuple[type[Event], str]:
-    if isinstance(item, _Addressed):
-        return type(item.event), item.topic
-    return type(item), type(item).__rapini_topic__
-
-
-def _by_length(table: Mapping[str, _T]) -> list[tuple[str, _T]]:
-    """Prefixes with what is said of them, the longest first."""
-    return sorted(table.items(), key=lambda item: -len(item[0]))
-
-
-def _batch(runs: Sequence[EncodedRun], priority: int) -> Batch:
-    topics: dict[str, int] = {}
-    for run in runs:
-        topics[run.topic] = topics.get(run.topic, 0) + run.count
-    return Batch(join_runs(runs), sum(topics.values()), topics, priority)

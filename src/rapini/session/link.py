@@ -152,7 +152,7 @@ class Link(LinkIntents):
             channel = self._channel.next_timer()
             return self._deadline if channel is None else min(self._deadline, channel)
         heartbeat = min(
-            self._last_sent + self._timing.heartbeat_interval_s,
+            self._last_sent + self._heartbeat_s,
             self._last_heard + self._timing.heartbeat_timeout_s,
             self.asking.next_timer(),
         )
@@ -184,7 +184,7 @@ class Link(LinkIntents):
         if now >= self._last_heard + self._timing.heartbeat_timeout_s:
             silent = now - self._last_heard
             self._close(self._how_it_ends(), "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
-        elif now >= self._last_sent + self._timing.heartbeat_interval_s:
+        elif now >= self._last_sent + self._heartbeat_s:
             self.ping(now)
 
     def forgive(self, pause_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Final
 
 from rapini import defaults
 from rapini.secure.channel import Channel, Side
@@ -26,6 +27,10 @@ from rapini.session.outcomes import (
 from rapini.session.states import TRANSITIONS, Input, LinkState
 
 __all__ = ["LinkCore", "Timing", "ViolationError"]
+
+_INITIATORS_SHARE: Final = 0.9
+"""Of the heartbeat's interval, after which an initiator pings. The answer then does for the responder's heartbeat; with
+the same interval at both sides their pings cross, for ever, and each has its answer: twice the messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +104,7 @@ class LinkCore(ABC):
         self.holds_ready = False
         """Whether our `Ready` waits for `ready`."""
         self._is_ready_said = self._is_ready_heard = False
+        self._heartbeat_s = timing.heartbeat_interval_s * (_INITIATORS_SHARE if is_initiator else 1.0)
         self._ping_token = 0
         self._allowance = Allowance(now)
         self._acknowledged = 0

@@ -180,6 +180,12 @@ class Roster:
 
     def _judge_against_admitted(self, claim: Claim, now: float) -> list[Decision]:
         peer = self.peers.get(claim.name)
+        if peer is not None and claim.is_ours and claim.known_epoch < peer.epoch:
+            # The responder did not know what we know: we greeted it as a stranger, or over two channels at once.
+            if peer.link is not None and peer.incarnation == claim.incarnation and self._name > claim.name:
+                return [Refuse(link=claim.link, code="duplicate_connection", detail="the smaller name's channel stays")]
+            detail = f"epoch {claim.known_epoch + 1} of {claim.name} was used before"
+            return [Refuse(link=claim.link, code="introduce", detail=detail)]
         if peer is None or peer.link is None:
             return [self._admit(claim)]
         if peer.incarnation != claim.incarnation:

@@ -321,6 +321,29 @@ def test_a_publisher_may_wait_for_room_in_the_spool(keys: Keys, tmp_path: Path) 
             assert not gaps(seen)
 
 
+def test_durable_events_keep_within_the_credit_of_a_subscriber_that_is_behind(keys: Keys, tmp_path: Path) -> None:
+    """More than the credit is on disk while the consumer pauses: it waits there, and the link stays up."""
+    window_bytes = 64 * 1024
+    sender_node = Node("sender", **keys.of("sender"), spool=str(tmp_path / "spool"))
+    with (
+        running(sender_node) as (sender, told),
+        running(Node("receiver", **keys.of("receiver"), window_bytes=window_bytes)) as (receiver, seen),
+    ):
+        receiver.subscribe("kept/")
+        sender.connect(receiver.listen("tcp+tls://127.0.0.1:0"))
+        eventually(lambda: sender.publish_durable(KeptTick(sender="sender", number=-1)).value == "on_disk")
+        seen.pause()
+        for number in range(20):
+            sender.publish_many([KeptTick(sender="sender", number=number * 500 + at) for at in range(500)])
+            sender.flush(0.01)
+        assert sender.peers()[0].is_up
+        seen.resume()
+        assert sender.flush(10)
+        eventually(lambda: len(numbers(seen, KeptTick)) == 10_001)
+        assert numbers(seen, KeptTick) == list(range(-1, 10_000))
+        assert [status for status in told.statuses("receiver") if status.state is PeerState.LOST] == []
+
+
 def test_without_a_checkpoint_what_was_in_hand_comes_again(keys: Keys, tmp_path: Path) -> None:
     """At least once: an event counts as taken only when the application asks for the next."""
     with running(Node("sender", **keys.of("sender"), spool=str(tmp_path / "spool"))) as (sender, told):
