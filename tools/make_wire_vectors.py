@@ -18,7 +18,7 @@ from typing import Final, Literal, cast
 
 import msgspec
 
-from rapini.codec import Codec, join_runs
+from rapini.codec import Codec, StringTable, join_runs
 from rapini.events import Address, Event, Interval, Network, Port, RawEvent, Record, Time
 from rapini.events.delivery import Delivery
 from rapini.secure.envelope import EnvelopeGate, Mechanism
@@ -42,6 +42,7 @@ from rapini.session.messages import (
     Request,
     Response,
     Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
@@ -143,6 +144,7 @@ BODIES: Final[dict[str, Body]] = {
     "goodbye": Goodbye("goodbye", "maintenance"),
     "request": Request(9, 5000, "note/x", True, b"\x91\x94\xacexample.Note\xa6note/x\x01\xc4\x09\x91\x92\x03\xa5three"),
     "response": Response(9, "", "", b""),
+    "strings": Strings(0, [("example.Note", "note/x"), ("example.Note", "note/y")]),
     "response-none": Response(10, "no_handler", "nobody serves 'note/y' there", b""),
 }
 
@@ -214,9 +216,9 @@ def frame_value(kind: FrameKind, body: bytes | memoryview) -> object:
 
 
 def batch_value(batch: bytes) -> object:
-    """What a batch holds: runs of name, topic, count, events."""
-    runs = cast(list[tuple[str, str, int, bytes]], msgspec.msgpack.decode(batch))
-    return [[name, topic, count, raw(events)] for name, topic, count, events in runs]
+    """What a batch holds: runs of name, topic, count, events, and what else there is."""
+    runs = cast(list[tuple[str, str, int, bytes, *tuple[object, ...]]], msgspec.msgpack.decode(batch))
+    return [[name, topic, count, raw(events), *map(shown, rest)] for name, topic, count, events, *rest in runs]
 
 
 def frames() -> list[Vector]:
@@ -242,9 +244,26 @@ def frames() -> list[Vector]:
 def notes_batch() -> bytes:
     """Two runs: two events of one topic, one of another."""
     codec = Codec()
-    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")])
-    second, _ = codec.encode_run("note/y", [WireNote(3, "three")])
+    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")], 500)
+    second, _ = codec.encode_run("note/y", [WireNote(3, "three")], 502)
     return join_runs(first + second)
+
+
+def numbered_batch() -> bytes:
+    """The same two runs, by the numbers of the table in `frame/strings`."""
+    codec = Codec(StringTable())
+    first, _ = codec.encode_run("note/x", [WireNote(1, "one"), WireNote(2, "two")], 500)
+    second, _ = codec.encode_run("note/y", [WireNote(3, "three")], 502)
+    return join_runs(first + second)
+
+
+def relayed_batch() -> bytes:
+    """The first run of the same, as a second relay sends it on."""
+    codec = Codec()
+    run = codec.split_batch_untrusted(notes_batch())[0][0]
+    return join_runs(
+        [codec.forward_run(msgspec.structs.replace(run, origin="sensor-1", stream=bytes(range(16)), hops=2))]
+    )
 
 
 def batches() -> list[Vector]:
@@ -256,6 +275,8 @@ def batches() -> list[Vector]:
     made = {
         "every-field": join_runs(every),
         "two-topics": notes_batch(),
+        "numbered": numbered_batch(),
+        "relayed": relayed_batch(),
         "raw-event": join_runs(raws),
         "empty": join_runs([]),
         "sixteen-runs": join_runs(one * 16),

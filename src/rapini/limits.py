@@ -37,6 +37,9 @@ MAX_BATCH_EVENTS: Final = 131_072
 GAP_CREDIT_BYTES: Final = 128
 """What a gap takes of the receiver's credit: it is small, and must not be free for whoever sends millions."""
 
+MAX_STRINGS: Final = 4096
+"""Pairs of a type name and a topic that one publisher's table has; others stand in each run."""
+
 MAX_GAP_TOPICS: Final = 256
 """Topics that one gap names; with more, only their number of events is told."""
 

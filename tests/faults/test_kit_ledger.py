@@ -23,6 +23,13 @@ def _taken(numbers: list[int], life: int = 1) -> str:
     return "".join(ledger.taken_line("p", life, number, "p", 1) for number in numbers)
 
 
+def _status(state: str, epoch: int) -> str:
+    return ledger.status_line("p", state, epoch, "")
+
+
+UP1, LOST1, UP2, LOST2 = _status("up", 1), _status("lost", 1), _status("resumed", 2), _status("lost", 2)
+
+
 def _account(tmp_path: Path, publisher: str, receiver: str) -> Account:
     (tmp_path / "p").write_text(publisher)
     (tmp_path / "r").write_text(receiver)
@@ -75,12 +82,63 @@ def test_a_killed_life_is_held_to_its_last_snapshot(tmp_path: Path) -> None:
         assert [fault in told for told in faults] == ([True] if fault else [])
 
 
+def _gap(count: int, reason: str, delivery: str = "best_effort") -> str:
+    return ledger.gap_line("p", 1, delivery, count, reason)
+
+
 def test_a_gap_must_cover_what_is_missing_exactly(tmp_path: Path) -> None:
-    for count, is_right in ((2, False), (3, True), (4, False)):
-        account = _account(tmp_path, PUBLISHER, _taken(TAKEN) + ledger.gap_line("p", 1, count, "overflow"))
-        assert (account.faults(Delivery.RELIABLE) == []) is is_right
-    assert _account(tmp_path, PUBLISHER, _taken(TAKEN)).faults(Delivery.RELIABLE) != []
-    assert _account(tmp_path, PUBLISHER, _taken(list(range(10)))).faults(Delivery.RELIABLE) == []
+    """Of three events that are missing one was owed to nobody."""
+    for count, is_right in ((1, False), (2, True), (3, False)):
+        receiver = UP1 + _taken(TAKEN) + _gap(count, "lease_expired", "reliable")
+        assert (_account(tmp_path, PUBLISHER, receiver).faults(Delivery.RELIABLE) == []) is is_right
+    assert _account(tmp_path, PUBLISHER, UP1 + _taken(TAKEN)).faults(Delivery.RELIABLE) != []
+    assert _account(tmp_path, PUBLISHER, UP1 + _taken(list(range(1, 10)))).faults(Delivery.RELIABLE) == []
+    assert _account(tmp_path, PUBLISHER, UP1 + _taken(list(range(10)))).faults(Delivery.RELIABLE) != []
+
+
+@pytest.mark.parametrize(
+    ("told", "fault"),
+    [
+        (_gap(2, "peer_lost"), ""),
+        (_gap(1, "peer_lost") + _gap(1, "peer_lost"), ""),
+        (_gap(1, "peer_lost"), "10 published, 1 to nobody, 7 received, gaps for 1"),
+        (_gap(2, "peer_lost") + _gap(1, "queue_full"), "10 published, 1 to nobody, 7 received, gaps for 3"),
+        (_gap(1, "peer_lost") + _gap(1, "queue_full"), "{'peer_lost': 2} counted"),
+        ("", "gaps for 0"),
+    ],
+)
+def test_what_the_receiver_was_told_is_what_was_counted(tmp_path: Path, told: str, fault: str) -> None:
+    account = _account(tmp_path, PUBLISHER, UP1 + _taken(TAKEN) + told)
+    assert any(fault in text for text in account.untold()) == bool(fault)
+    assert (account.untold() == []) is (not fault)
+
+
+def test_of_a_killed_life_no_event_may_be_both_received_and_told_of(tmp_path: Path) -> None:
+    killed = PUBLISHER.replace("f 1", "c 1")
+    for count, is_right in ((0, True), (3, True), (4, False)):
+        account = _account(tmp_path, killed, UP1 + _taken(TAKEN) + _gap(count, "peer_lost"))
+        assert (account.untold() == []) is is_right
+
+
+def test_gaps_belong_to_the_life_whose_events_came_in_the_same_incarnation(tmp_path: Path) -> None:
+    publisher = PUBLISHER + ledger.life_line("p", 2) + ledger.intended_line(2, 0, 5) + ledger.accepted_line(2, 5)
+    restarted, third = _status("restarted", 2), _status("restarted", 3)
+    lines = UP1 + _gap(1, "a") + _taken([0]) + LOST1 + restarted + _gap(3, "b") + LOST2 + third + _taken([4], life=2)
+    account = _account(tmp_path, publisher, lines + _gap(2, "c") + _gap(9, "d", "durable"))
+    assert account.lives["p", 1].gaps == {"a": 1}
+    assert account.lives["p", 2].gaps == {"c": 2}
+    assert account.stream_gaps == {"p": {"d": 9}}
+    assert account.told() == {"a": 1, "b": 3, "c": 2, "d": 9}
+
+
+def test_what_was_refused_is_not_owed_and_may_come(tmp_path: Path) -> None:
+    publisher = PUBLISHER + ledger.refused_line(1, 3, 1, "disk_full") + ledger.refused_line(1, 5, 2, "disk_full")
+    account = _account(tmp_path, publisher, "")
+    assert account.published == 7
+    for taken, lost in ((TAKEN, [8]), ([0, 1, 2, 3, 4, 6, 7, 8, 9], [])):
+        account = _account(tmp_path, publisher, _taken(taken))
+        assert sorted(account.lives["p", 1].missing) == lost
+        assert account.lives["p", 1].refusals == {"disk_full"}
 
 
 def test_durable_loses_nothing_that_was_accepted_over_all_lives(tmp_path: Path) -> None:
@@ -124,15 +182,8 @@ def test_a_line_of_another_kind_is_refused(tmp_path: Path, damaged: str) -> None
         _account(tmp_path, PUBLISHER + damaged, "")
 
 
-def _status(state: str, epoch: int) -> str:
-    return ledger.status_line("p", state, epoch, "")
-
-
 def _event(epoch: int) -> str:
     return ledger.taken_line("p", 1, 0, "p", epoch)
-
-
-UP1, LOST1, UP2, LOST2 = _status("up", 1), _status("lost", 1), _status("resumed", 2), _status("lost", 2)
 
 
 @pytest.mark.parametrize(
@@ -143,6 +194,8 @@ UP1, LOST1, UP2, LOST2 = _status("up", 1), _status("lost", 1), _status("resumed"
         ([UP1, ledger.life_line("r", 2), UP1, _event(1)], ""),
         ([_status("connecting", 0), UP1, _status("handshaking", 0), _event(1)], ""),
         ([_event(1)], "while None was up"),
+        ([UP1, _gap(1, "peer_lost"), LOST1], ""),
+        ([UP1, LOST1, _gap(1, "peer_lost")], "while None was up"),
         ([UP1, LOST1, _event(1)], "while None was up"),
         ([UP1, LOST1, UP2, _event(1)], "while 2 was up"),
         ([UP1, UP2], "and epoch 1 was not gone"),

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -32,6 +33,7 @@ class Child:
         more: Told to the program beside the three above; must be JSON.
         command: Makes of a command the one that is started, to run it elsewhere: in a network namespace, or with a disk
             of its own. The process that answers must be the one started (`exec`), or signals meet another.
+        errors: A file that its stderr is appended to; ours by default.
     """
 
     def __init__(
@@ -43,19 +45,22 @@ class Child:
         program: str = "tests.programs.node_child",
         more: dict[str, Any] | None = None,
         command: Callable[..., list[str]] = lambda *words: list(words),
+        errors: Path | None = None,
     ) -> None:
         self.name = name
         self.lines: list[Line] = []
         self._changed = threading.Condition()
         self._is_over = False
         start = json.dumps({"name": name, "options": options, "topics": topics or [], **(more or {})})
-        self._process = subprocess.Popen(
-            command(sys.executable, "-m", program, start),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            text=True,
-        )
+        with ExitStack() as stack:
+            self._process = subprocess.Popen(
+                command(sys.executable, "-m", program, start),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stack.enter_context(errors.open("ab")) if errors is not None else None,
+                cwd=ROOT,
+                text=True,
+            )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:

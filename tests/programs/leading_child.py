@@ -48,6 +48,8 @@ class Program:
                 signal.signal(signal.SIGTERM, self._raise)
             case "stop":
                 signal.signal(signal.SIGTERM, self._stop)
+            case _:
+                pass
 
     def _raise(self, number: int, _frame: FrameType | None) -> None:
         if not self._is_armed:  # we are not consuming: an exception here would show nothing and end the program

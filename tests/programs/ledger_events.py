@@ -10,7 +10,7 @@ from typing import Final
 
 from rapini import Event
 
-__all__ = ["ENTRIES", "PREFIX", "BestEffortEntry", "Entry"]
+__all__ = ["ENTRIES", "PREFIX", "BestEffortEntry", "DurableEntry", "Entry", "ReliableEntry"]
 
 PREFIX: Final = "ledger/"
 
@@ -28,5 +28,17 @@ class BestEffortEntry(Entry, topic="ledger/best_effort"):
     """May be dropped; every drop is counted."""
 
 
-ENTRIES: Final[dict[str, type[Entry]]] = {"best_effort": BestEffortEntry}
-"""The event type of each delivery class; a class of delivery joins the storm by an entry here."""
+class ReliableEntry(Entry, topic="ledger/reliable", delivery="reliable"):
+    """Arrives exactly once and in order while both sides live."""
+
+
+class DurableEntry(Entry, topic="ledger/durable", delivery="durable"):
+    """Is on disk before it counts as published."""
+
+
+ENTRIES: Final[dict[str, type[Entry]]] = {
+    "best_effort": BestEffortEntry,
+    "reliable": ReliableEntry,
+    "durable": DurableEntry,
+}
+"""The event type of each delivery class."""

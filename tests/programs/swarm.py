@@ -90,13 +90,13 @@ class Client:
         """Whether events flow."""
         return self.record is not None and self.record.is_up
 
-    def take(self, session: Session, events: EventsReceived, now: float) -> None:
+    def take(self, session: Session, events: EventsReceived, strings: list[tuple[str, str]], now: float) -> None:
         """Check a batch and acknowledge it."""
         if not session.received(events):
             raise AssertionError(
                 f"{self.name}: event {events.first_sequence} does not continue {session.intakes[0].position}"
             )
-        for run in self.codec.decode_batch_untrusted(events.batch):
+        for run in self.codec.decode_batch_untrusted(events.batch, strings):
             for event in run.events:
                 if not isinstance(event, Canary) or event.receiver != self.name or run.topic != topic_of(self.name):
                     self.foreign += 1
@@ -249,7 +249,7 @@ class Swarm:
                 session.record = record
                 self._say(client, record, now)
             case EventsReceived():
-                client.take(session, outcome, now)
+                client.take(session, outcome, record.link.peer_strings, now)
             case GapReceived():
                 if not session.received_gap(outcome):
                     raise AssertionError(f"{client.name}: gap numbers do not continue")

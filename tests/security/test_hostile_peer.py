@@ -82,7 +82,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         running(Node("honest", **keys.of("honest"))) as (honest, honest_seen),
     ):
         server.subscribe("")
-        server.serve("slow/", lambda event, origin: time.sleep(0.2))
+        server.serve("slow/", lambda event, origin: time.sleep(0.5))
         honest.subscribe("answers/")
         honest.connect(server.listen("zmq+tls://127.0.0.1:0"))
         port = port_of(server.listen("tcp+tls://127.0.0.1:0"))
@@ -92,6 +92,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 BATCH = batch_of("No.Such", "x", 1, b"\x91\x90")
 
 ASKED = batch_of("Tick", "slow/x", 1, b"\x91\x93\xa1e\x01\xc4\x00")
+
+LARGE = batch_of("Tick", "slow/x", 1, b"\x91\x93\xa1e\x01\xc6" + (3 << 20).to_bytes(4, "big") + bytes(3 << 20))
 
 # what is said once up, and the code of the typed rejection
 BREACHES = {
@@ -141,7 +143,7 @@ BREACHES = {
         "protocol_error",
     ),
     "requests beyond its credit": (
-        b"".join(frame(REQUEST, number, 60_000, "slow/x", True, bytes(3 << 20)) for number in range(2)),
+        b"".join(frame(REQUEST, number, 60_000, "slow/x", True, LARGE) for number in range(2)),
         "protocol_error",
     ),
     "a flood of pings": (frame(PING, 1) * 20_000, "flood"),
@@ -371,16 +373,16 @@ def test_one_who_asks_and_does_not_listen(scene: Scene) -> None:
 
 
 RUNS = {
-    "an origin that ends a line": ["Tick", "x", 1, b"\x91\x90", 0, "sensor\n", bytes(16), 1],
-    "a long origin": ["Tick", "x", 1, b"\x91\x90", 0, "s" * 129, bytes(16), 1],
-    "a short stream": ["Tick", "x", 1, b"\x91\x90", 0, "sensor", bytes(15), 1],
-    "no hop": ["Tick", "x", 1, b"\x91\x90", 0, "sensor", bytes(16), 0],
-    "hops without end": ["Tick", "x", 1, b"\x91\x90", 0, "sensor", bytes(16), 2**60],
-    "hops of nobody": ["Tick", "x", 1, b"\x91\x90", 0, "", b"", 1],
-    "a stream of nobody": ["Tick", "x", 1, b"\x91\x90", 0, "", bytes(16), 0],
+    "an origin that ends a line": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor\n", bytes(16), 1],
+    "a long origin": ["Tick", "x", 1, b"\x91\x90", 0, -1, "s" * 129, bytes(16), 1],
+    "a short stream": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(15), 1],
+    "no hop": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 0],
+    "hops without end": ["Tick", "x", 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 2**60],
+    "hops of nobody": ["Tick", "x", 1, b"\x91\x90", 0, -1, "", b"", 1],
+    "a stream of nobody": ["Tick", "x", 1, b"\x91\x90", 0, -1, "", bytes(16), 0],
     "a number below all": ["Tick", "x", 1, b"\x91\x90", -2],
     "a number beyond all": ["Tick", "x", 1, b"\x91\x90", 2**63],
-    "a relayed run without number": ["Tick", "x", 1, b"\x91\x90", -1, "sensor", bytes(16), 1],
+    "a relayed run without number": ["Tick", "x", 1, b"\x91\x90", -1, -1, "sensor", bytes(16), 1],
 }
 
 

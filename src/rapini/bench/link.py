@@ -7,21 +7,12 @@ given with the range.
 
 from __future__ import annotations
 
-import json
-import statistics
-import subprocess
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import IO, Any, Final
+from typing import Final
 
-from rapini import Authority
 from rapini.bench.capture import measure_capture
 from rapini.bench.machine import describe_machine
+from rapini.bench.rounds import Progress, Result, make_keys, median, ratio, run_pair
 from rapini.defaults import MAX_BATCH_EVENTS, WINDOW_BYTES
-from rapini.errors import RapiniError
 
 __all__ = ["SECTIONS", "Plan", "measure"]
 
@@ -30,9 +21,6 @@ SECTIONS: Final = ("throughput", "latency", "fanout", "memory", "capture")
 RAPINI: Final = ("zmq+tls", "zmq+plain", "tcp+tls", "tcp+plain")
 BASELINES: Final = {"raw pyzmq": "plain", "raw pyzmq CURVE": "curve"}
 SUBSCRIBERS: Final = 10
-
-Result = dict[str, Any]
-Progress = Callable[[str], None]
 
 
 class Plan:
@@ -73,7 +61,7 @@ class Plan:
 def measure(plan: Plan) -> Result:
     """Run the benchmark; the result is what `--json` prints."""
     result: Result = {"machine": describe_machine(), "rounds": plan.rounds, "seconds": plan.seconds, **plan.tuning}
-    with _keys() as keys:
+    with make_keys(("source", "sink", *(f"sink-{index}" for index in range(SUBSCRIBERS)))) as keys:
         if "throughput" in plan.sections:
             result["throughput"] = _throughput(plan, keys)
         if "latency" in plan.sections:
@@ -88,56 +76,6 @@ def measure(plan: Plan) -> Result:
     return result
 
 
-@contextmanager
-def _keys() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="rapini-bench-") as folder:
-        keys = Path(folder) / "keys"
-        authority = Authority.create(keys, cluster="bench")
-        for name in ("source", "sink", *(f"sink-{index}" for index in range(SUBSCRIBERS))):
-            authority.issue(name, hosts=["127.0.0.1"], out_dir=keys)
-        yield str(keys)
-
-
-# -- one run of one variant --------------------------------------------------------------------------------------
-
-
-def _start(role: str, variant: str, options: Result) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "rapini.bench.workers", role, variant, json.dumps(options)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def _line(stream: IO[str] | None, who: str) -> Result:
-    text = stream.readline() if stream is not None else ""
-    if not text:
-        raise RapiniError("bench_failed", f"the {who} process ended without a result", remedy="see its message above")
-    facts: Result = json.loads(text)
-    return facts
-
-
-def run_pair(variant: str, options: Result) -> tuple[Result, Result]:
-    """Run a source against a sink; returns what each measured."""
-    sink = _start("fan" if options.get("subscribers") else "sink", variant, options)
-    try:
-        hello = _line(sink.stdout, "sink")
-        options = {**options, "urls": hello.get("urls") or [hello["url"]], "server_key": hello.get("server_key", "")}
-        source = _start("source", variant, options)
-        try:
-            sent = _line(source.stdout, "source")
-            taken = _line(sink.stdout, "sink")
-            source.wait(60)
-        finally:
-            source.kill()
-            source.wait()
-        sink.wait(60)
-    finally:
-        sink.kill()
-        sink.wait()
-        for process in (sink,):
-            if process.stdout is not None:
-                process.stdout.close()
-    return sent, taken
-
-
 def _interleaved(plan: Plan, what: str, options: Result) -> dict[str, list[tuple[Result, Result]]]:
     variants = {**BASELINES, **{scheme: scheme for scheme in RAPINI}}
     runs: dict[str, list[tuple[Result, Result]]] = {name: [] for name in variants}
@@ -148,15 +86,6 @@ def _interleaved(plan: Plan, what: str, options: Result) -> dict[str, list[tuple
     return runs
 
 
-def _median(values: list[float]) -> float:
-    return statistics.median(values)
-
-
-def _ratio(ours: list[float], theirs: list[float]) -> Result:
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return {"median": _median(ratios), "min": min(ratios), "max": max(ratios)}
-
-
 # -- sections ----------------------------------------------------------------------------------------------------
 
 
@@ -165,21 +94,21 @@ def _throughput(plan: Plan, keys: str) -> Result:
     rates = {name: [taken["rate"] for _, taken in results] for name, results in runs.items()}
     table = {
         name: {
-            "events_per_s": _median(rates[name]),
+            "events_per_s": median(rates[name]),
             "events_per_s_min": min(rates[name]),
             "events_per_s_max": max(rates[name]),
-            "publisher_cpu_us_per_event": _median([sent["cpu_s"] / sent["events"] * 1e6 for sent, _ in results]),
-            "subscriber_cpu_us_per_event": _median([taken["cpu_s"] / taken["events"] * 1e6 for _, taken in results]),
+            "publisher_cpu_us_per_event": median([sent["cpu_s"] / sent["events"] * 1e6 for sent, _ in results]),
+            "subscriber_cpu_us_per_event": median([taken["cpu_s"] / taken["events"] * 1e6 for _, taken in results]),
             "lost_events": sum(sent["events"] - taken["events"] for sent, taken in results),
         }
         for name, results in runs.items()
     }
     return {
         "variants": table,
-        "tls_to_plain": _ratio(rates["zmq+tls"], rates["zmq+plain"]),
-        "tls_to_raw_curve": _ratio(rates["zmq+tls"], rates["raw pyzmq CURVE"]),
-        "tls_to_raw_plain": _ratio(rates["zmq+tls"], rates["raw pyzmq"]),
-        "tcp_tls_to_zmq_tls": _ratio(rates["tcp+tls"], rates["zmq+tls"]),
+        "tls_to_plain": ratio(rates["zmq+tls"], rates["zmq+plain"]),
+        "tls_to_raw_curve": ratio(rates["zmq+tls"], rates["raw pyzmq CURVE"]),
+        "tls_to_raw_plain": ratio(rates["zmq+tls"], rates["raw pyzmq"]),
+        "tcp_tls_to_zmq_tls": ratio(rates["tcp+tls"], rates["zmq+tls"]),
     }
 
 
@@ -188,14 +117,14 @@ def _latency(plan: Plan, keys: str) -> Result:
     runs = _interleaved(plan, "latency", {"keys": keys, "seconds": plan.seconds, "latency": True, "rate": rate})
     medians = {name: [taken["p50_us"] for _, taken in results] for name, results in runs.items()}
     table = {
-        name: {"p50_us": _median(medians[name]), "p99_us": _median([taken["p99_us"] for _, taken in results])}
+        name: {"p50_us": median(medians[name]), "p99_us": median([taken["p99_us"] for _, taken in results])}
         for name, results in runs.items()
     }
     return {
         "rate_events_per_s": rate,
         "variants": table,
-        "tls_to_raw_plain": _ratio(medians["zmq+tls"], medians["raw pyzmq"]),
-        "tls_to_raw_curve": _ratio(medians["zmq+tls"], medians["raw pyzmq CURVE"]),
+        "tls_to_raw_plain": ratio(medians["zmq+tls"], medians["raw pyzmq"]),
+        "tls_to_raw_curve": ratio(medians["zmq+tls"], medians["raw pyzmq CURVE"]),
     }
 
 
@@ -206,9 +135,9 @@ def _fanout(plan: Plan, keys: str) -> Result:
         options = {"keys": keys, "seconds": plan.seconds, "subscribers": count}
         runs = [run_pair("zmq+tls", options) for _ in range(plan.rounds)]
         table[str(count)] = {
-            "publisher_cpu_us_per_event": _median([sent["cpu_s"] / sent["events"] * 1e6 for sent, _ in runs]),
-            "published_events_per_s": _median([sent["rate"] for sent, _ in runs]),
-            "encode_calls_per_batch": _median([sent["encode_calls"] / sent["flushes"] for sent, _ in runs]),
+            "publisher_cpu_us_per_event": median([sent["cpu_s"] / sent["events"] * 1e6 for sent, _ in runs]),
+            "published_events_per_s": median([sent["rate"] for sent, _ in runs]),
+            "encode_calls_per_batch": median([sent["encode_calls"] / sent["flushes"] for sent, _ in runs]),
             "lost_events": sum(sent["events"] * count - sum(taken["events"]) for sent, taken in runs),
         }
     return {"subscribers": table}

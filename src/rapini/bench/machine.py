@@ -10,7 +10,7 @@ from pathlib import Path
 
 import zmq
 
-__all__ = ["describe_machine"]
+__all__ = ["describe_machine", "file_system_of"]
 
 
 def _cpu_model() -> str:
@@ -35,3 +35,19 @@ def describe_machine() -> dict[str, object]:
         "libzmq": zmq.zmq_version(),
         "msgspec": importlib.metadata.version("msgspec"),
     }
+
+
+def file_system_of(folder: Path) -> str:
+    """The type of the file system that a folder is on, such as `ext4` or `tmpfs`; `unknown` where nothing tells."""
+    folder = folder.resolve()
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    found, kind = -1, "unknown"
+    for line in lines:  # ID PARENT MAJOR:MINOR ROOT PLACE OPTIONS ... - TYPE SOURCE OPTIONS; the last mount wins
+        before, _, after = line.partition(" - ")
+        place = Path(before.split()[4].replace("\\040", " "))
+        if folder.is_relative_to(place) and len(place.parts) >= found:
+            found, kind = len(place.parts), after.split()[0]
+    return kind

@@ -27,7 +27,7 @@ from typing import Final
 from rapini.bench.machine import describe_machine
 from rapini.storage import Spool
 
-__all__ = ["Figure", "Shape", "main", "measure"]
+__all__ = ["Figure", "Shape", "bare_fsyncs_per_s", "main", "measure"]
 
 EVENT_BYTES: Final = 120
 TOPIC: Final = "bench/connection"
@@ -176,8 +176,8 @@ def _median(rounds: list[Figure]) -> Figure:
     return sorted(rounds, key=lambda figure: figure.events_per_s)[len(rounds) // 2]
 
 
-def _bare_fsyncs_per_s(folder: Path) -> float:
-    """What the disk does at most: 4 KiB more and an fdatasync, again and again."""
+def bare_fsyncs_per_s(folder: Path) -> float:
+    """What the disk of a folder does at most: 4 KiB more and an fdatasync, again and again."""
     with tempfile.NamedTemporaryFile(dir=folder) as file:
         times = []
         for number in range(300):
@@ -214,7 +214,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     machine = describe_machine()
-    bare = _bare_fsyncs_per_s(options.folder)
+    bare = bare_fsyncs_per_s(options.folder)
     figures = []
     for shape in SHAPES:
         rounds = [[measure(make, shape, options.folder) for make in STORES] for _ in range(options.rounds)]

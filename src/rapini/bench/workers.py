@@ -18,11 +18,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from rapini import Event, EventRun, Node, PeerStatus
+from rapini import Event, EventRun, Node, PeerStatus, PublishOutcome
 from rapini.bench.events import TOPIC, BenchConnection, make_events
 from rapini.defaults import MAX_BATCH_EVENTS, WINDOW_BYTES
 
-__all__ = ["main"]
+__all__ = ["await_owed", "main"]
 
 Options = dict[str, Any]
 _PREPARED = 4096
@@ -86,16 +86,18 @@ def _rapini_latencies(node: Node) -> Iterator[float]:
 
 
 def rapini_source(scheme: str, options: Options) -> None:
-    """Call `publish()` once per event, for so many seconds or at such a rate."""
+    """Call `publish()` once per event, for so many seconds or at such a rate; until all of it was taken, in the end."""
     del scheme
     events = make_events(_PREPARED)
     batch_events = options.get("batch_events", MAX_BATCH_EVENTS)
-    with Node("source", keys=options["keys"], overflow="block", max_batch_events=batch_events) as node:
+    more = options.get("node", {})
+    with Node("source", keys=options["keys"], overflow="block", max_batch_events=batch_events, **more) as node:
         for url in options["urls"]:
             node.connect(url)
         if options.get("latency"):
             _source_latency(options, lambda sent_at, event: node.publish(_LatencyEvent(sent_at, event)))
             return
+        warm_up = await_owed(node, events[0]) if "spool" in more else 0
         publish = node.publish
         started, cpu, count = time.monotonic(), _cpu_s(), 0
         deadline = started + options["seconds"]
@@ -103,17 +105,30 @@ def rapini_source(scheme: str, options: Options) -> None:
             for event in events:
                 publish(event)
             count += len(events)
-        node.flush(30)
+        is_flushed = node.flush(30)
+        ended = time.monotonic()
         counters = node.counters()
         _summary(
             count,
             started,
-            time.monotonic(),
+            ended,
             _cpu_s() - cpu,
             encode_calls=counters.encode_calls,
             flushes=counters.flushes,
             dropped=counters.total_dropped,
+            is_flushed=is_flushed,
+            warm_up=warm_up,
         )
+
+
+def await_owed(node: Node, event: BenchConnection) -> int:
+    """Publish a durable event until it is owed to somebody; returns how many were (one)."""
+    deadline = time.monotonic() + 10
+    while node.publish_durable(event) is not PublishOutcome.ON_DISK:
+        if time.monotonic() > deadline:
+            raise SystemExit("nobody is owed durable events")
+        time.sleep(0.001)
+    return 1
 
 
 # -- raw pyzmq ---------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from rapini.codec.batch import (
     join_runs,
     split_into_batches,
 )
+from rapini.codec.strings import StringTable
 
 __all__ = [
     "BadEvent",
@@ -17,6 +18,7 @@ __all__ = [
     "DecodedRun",
     "EncodeFailure",
     "EncodedRun",
+    "StringTable",
     "Transit",
     "join_runs",
     "split_into_batches",

@@ -2,8 +2,9 @@
 
 A batch is a MessagePack array of runs; a run is ``[name, topic, count, events, first]`` where *events* is a binary
 string that holds a MessagePack array of *count* arrays, one an event, with the fields in order, and *first* the number
-of the first event among all that its publisher has published (`docs/wire.md`). A run that was relayed goes on with
-``origin, stream, hops``: who published it, in which incarnation, how many relays it has passed. So
+of the first event among all that its publisher has published (`docs/wire.md`). Where name and topic are empty,
+``number`` follows, by which the publisher's table has them (`strings`). A run that was relayed goes on with ``origin,
+stream, hops``: who published it, in which incarnation, how many relays it has passed. So
 
 * a run is encoded once, whatever the number of receivers, and receivers with other subscriptions get other runs of it;
 * a relay forwards a run without touching its events;
@@ -25,6 +26,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from rapini import limits
+from rapini.codec.strings import StringTable
 from rapini.errors import DecodeError, EventError
 from rapini.events import Event, UnknownEvent, event_type, is_topic, is_type_name
 
@@ -40,6 +42,9 @@ __all__ = [
 ]
 
 _T = TypeVar("_T")
+
+Strings = Sequence[tuple[str, str]]
+"""A table: type names and topics, by number."""
 
 _SMALL_ARRAY: Final = 15
 _ARRAY16: Final = struct.Struct(">BH")
@@ -69,6 +74,8 @@ class _WireRun(msgspec.Struct, frozen=True, array_like=True, gc=False):
     count: int
     events: memoryview
     first: int = -1
+    number: int = -1
+    """Of name and topic in the publisher's table, where they are empty."""
     origin: str = ""
     stream: bytes = b""
     hops: int = 0
@@ -163,9 +170,14 @@ def join_runs(runs: Sequence[EncodedRun]) -> bytes:
 
 
 class Codec:
-    """Encodes and decodes batches. Thread: the owner's (guard it with one lock)."""
+    """Encodes and decodes batches. Thread: the owner's (guard it with one lock).
 
-    def __init__(self) -> None:
+    Args:
+        strings: Our table of names and topics, for numbered runs; without one they have their texts.
+    """
+
+    def __init__(self, strings: StringTable | None = None) -> None:
+        self._strings = strings
         self.encode_calls = 0
         """Runs encoded so far: it does not depend on the number of receivers."""
         self._encoder = msgspec.msgpack.Encoder()
@@ -219,7 +231,10 @@ class Codec:
         return before[0] + after[0], before[1] + after[1]
 
     def _wrap(self, name: str, topic: str, count: int, data: bytes, first: int) -> EncodedRun:
-        fields = (name, topic, count, data, first) if first >= 0 else (name, topic, count, data)
+        fields: tuple[object, ...] = (name, topic, count, data)
+        if first >= 0:
+            number = self._strings.number_of(name, topic) if self._strings is not None else None
+            fields = (*fields, first) if number is None else ("", "", count, data, first, number)
         return EncodedRun(topic=topic, count=count, data=self._encoder.encode(fields))
 
     def _encode_unknown(self, topic: str, events: Sequence[Event], first: int) -> list[EncodedRun]:
@@ -240,7 +255,7 @@ class Codec:
 
     def forward_run(self, run: Transit) -> EncodedRun:
         """Encode a run that is relayed; its events are copied as they are."""
-        fields = (run.name, run.topic, run.count, run.events, run.first, run.origin, run.stream, run.hops)
+        fields = (run.name, run.topic, run.count, run.events, run.first, -1, run.origin, run.stream, run.hops)
         return EncodedRun(topic=run.topic, count=run.count, data=self._encoder.encode(fields))
 
     def check(self, event: Event) -> None:
@@ -267,23 +282,29 @@ class Codec:
 
     # -- from bytes ----------------------------------------------------------------------------------------------
 
-    def decode_batch_untrusted(self, data: bytes | memoryview) -> list[DecodedRun]:
+    def decode_batch_untrusted(self, data: bytes | memoryview, strings: Strings = ()) -> list[DecodedRun]:
         """Decode a whole batch; hostile bytes raise `DecodeError` and nothing else.
 
         An event that does not fit its type is listed in its run's `bad`; one of an unknown type becomes an
         `UnknownEvent`.
+
+        Args:
+            data: The batch.
+            strings: The table of whoever encoded it, as far as it was told on the channel that brought it.
 
         Raises:
             DecodeError: `not_a_batch`, when not even the runs can be told apart.
         """
         decoded: list[DecodedRun] = []
         room = _MAX_EVENTS
-        for run in self._split_untrusted(data):
+        for run in self._split_untrusted(data, strings):
             decoded.append(self._decode_run(run, room))
             room -= len(decoded[-1].events) + len(decoded[-1].bad)
         return decoded
 
-    def split_batch_untrusted(self, data: bytes | memoryview, *, numbered: bool = True) -> tuple[list[Transit], int]:
+    def split_batch_untrusted(
+        self, data: bytes | memoryview, strings: Strings = (), *, numbered: bool = True
+    ) -> tuple[list[Transit], int]:
         """Part a batch into its runs, for a relay: their events are not decoded, and views of `data`.
 
         Returns:
@@ -293,7 +314,7 @@ class Codec:
         Raises:
             DecodeError: `not_a_batch`.
         """
-        runs = self._split_untrusted(data)
+        runs = self._split_untrusted(data, strings)
         good = [
             Transit(
                 name=run.name,
@@ -327,14 +348,19 @@ class Codec:
         data = self._encoder.encode(events[at : at + count])
         return msgspec.structs.replace(run, events=data, first=first, count=count)
 
-    def _split_untrusted(self, data: bytes | memoryview) -> list[_WireRun]:
+    def _split_untrusted(self, data: bytes | memoryview, strings: Strings) -> list[_WireRun]:
         # What is announced is looked at before anything is made of it: one byte can become an object of a hundred.
         if _announced(data) > _MAX_RUNS:
             raise DecodeError("not_a_batch", f"not a batch of events: more than {_MAX_RUNS} runs")
         try:
-            return self._runs.decode(data)
+            runs = self._runs.decode(data)
         except _DECODE_ERRORS as exc:
             raise DecodeError("not_a_batch", f"not a batch of events: {_bounded(str(exc))}") from None
+        for at, run in enumerate(runs):
+            if 0 <= run.number < len(strings) and not run.name and not run.topic:
+                name, topic = strings[run.number]
+                runs[at] = msgspec.structs.replace(run, name=name, topic=topic)
+        return runs
 
     def _decode_run(self, run: _WireRun, room: int) -> DecodedRun:
         fault = self._fault(run)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +21,7 @@ from rapini.node.counters import CountersSnapshot
 from rapini.node.dispatcher import EventCallback
 from rapini.node.node import Node
 from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
+from rapini.node.store import Store
 
 __all__ = ["AsyncNode"]
 
@@ -33,6 +36,8 @@ class AsyncNode:
     def __init__(self, name: str, **arguments: Any) -> None:
         self.node = Node(name, **arguments)
         """The plain node."""
+        self._given: Iterator[tuple[Event, Origin]] = iter(())
+        """What is left of the batch that is being given to the consumer."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,6 +74,27 @@ class AsyncNode:
     async def publish_async(self, event: Event, topic: str | None = None) -> PublishOutcome:
         """Publish from a worker thread: waits for room without holding up the event loop."""
         return await asyncio.to_thread(self.node.publish, event, topic)
+
+    async def publish_durable(
+        self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0
+    ) -> PublishOutcome:
+        """See `Node.publish_durable`."""
+        return await asyncio.to_thread(lambda: self.node.publish_durable(event, topic, timeout_s=timeout_s))
+
+    def checkpoint(self) -> None:
+        """See `Node.checkpoint`. It writes to the disk, in this thread: that of the database's connection."""
+        self.node.checkpoint()
+
+    def store(
+        self,
+        name: str,
+        *,
+        master: bool = False,
+        path: str | Path | None = None,
+        may_write: Callable[[str], bool] | None = None,
+    ) -> Store:
+        """See `Node.store`. A clone's writes wait for the master: call them by `asyncio.to_thread`."""
+        return self.node.store(name, master=master, path=path, may_write=may_write)
 
     async def flush(self, timeout_s: float = 5.0) -> bool:
         """See `Node.flush`."""
@@ -150,6 +176,8 @@ class AsyncNode:
         inbox.on_put = wake
         try:
             while True:
+                for pair in self._given:  # also what a loop that was left has not taken
+                    yield pair
                 item = inbox.get(0)
                 if item is None:
                     if inbox.is_ended:
@@ -159,12 +187,13 @@ class AsyncNode:
                 elif isinstance(item, (PeerStatus, Gap)):
                     yield item
                 else:
-                    for run in item:
-                        for event in run.events:
-                            yield event, run.origin
+                    self._given = chain.from_iterable(map(inbox.events_of, item))
+                    for pair in self._given:
+                        yield pair
                     await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
         finally:
-            inbox.on_put = None
+            if inbox.on_put is wake:  # a loop that was left may end after the next one has begun
+                inbox.on_put = None
 
     def peers(self) -> list[PeerInfo]:
         """See `Node.peers`."""

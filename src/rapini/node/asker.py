@@ -245,8 +245,8 @@ class Asker:
 
     @staticmethod
     def _count(counter: Counter[str], code: str) -> None:
-        code = code or "ok"  # some are the peers' words
-        counter[code if code in counter or len(counter) < MAX_CODES else "(others)"] += 1
+        end = code or "ok"  # some are the peers' words
+        counter[end if end in counter or len(counter) < MAX_CODES else "(others)"] += 1
 
     # -- being asked ---------------------------------------------------------------------------------------------
 
@@ -328,7 +328,10 @@ class Asker:
             addressed_to=topic,
         )
         for inbox in wanted:
-            inbox.put(batch)
+            if self._loop.is_in_turn:
+                inbox.hold(batch)
+            else:
+                inbox.put(batch)
 
     def _taken(self, record: LinkRecord, number: int, batch: ReceivedBatch) -> None:
         """A consumer took an addressed event; it must not see one that was given up. Thread: the consumer's."""

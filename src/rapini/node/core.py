@@ -16,23 +16,23 @@ from collections.abc import Callable
 from typing import Final
 
 from rapini import limits
-from rapini.errors import LocalError, TransportError
+from rapini.errors import LocalError
 from rapini.node.admission import Admission
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters, CountersSnapshot
+from rapini.node.dialling import Dialling
 from rapini.node.dials import Dial, DialState
 from rapini.node.durable import DurableStream
 from rapini.node.environment import REAL, Environment
 from rapini.node.links import LinkRecord
 from rapini.node.peers import Peers
 from rapini.node.settings import NodeSettings
-from rapini.node.status import PeerState, PeerStatus
+from rapini.node.status import PeerState
 from rapini.node.streams import Checkpoint
 from rapini.secure.channel import Channel, Side
 from rapini.secure.envelope import Accepted as Opened
 from rapini.secure.envelope import Dropped, EnvelopeGate, Refused
 from rapini.session.link import CloseKind, Link, LinkClosed, Timing
-from rapini.session.redial import Backoff, Reconnect, Redial
 from rapini.threads import ThreadFailure
 from rapini.transport import (
     Accepted,
@@ -47,7 +47,7 @@ from rapini.transport import (
     TransportOutcome,
     Writable,
 )
-from rapini.transport.resolver import Resolved, ResolveFailed, Resolver
+from rapini.transport.resolver import Resolver
 
 __all__ = ["Core"]
 
@@ -57,7 +57,7 @@ _READING_S: Final = 0.1
 """For reading what came while our own process stood still."""
 
 
-class Core:
+class Core(Dialling):
     """Joins transports to sessions for one node. `Node` is its public face.
 
     Args:
@@ -358,10 +358,6 @@ class Core:
         if isinstance(owner, Dial):
             self._dial_broken(owner, error, now)
 
-    def _dial_broken(self, dial: Dial, error: Exception, now: float) -> None:
-        dial.addresses = []
-        self._dial_failed(dial, "internal_error", f"a fault in this program: {type(error).__name__}", now)
-
     def _failed(self, failure: ThreadFailure) -> None:
         """The loop is dead, so the node is: everybody who waits, and whoever calls from now on, gets the error."""
         with self.lock:
@@ -384,98 +380,6 @@ class Core:
                     transport.close()
             self._transports.clear()
             self.loop.changed.notify_all()
-
-    # -- dials ---------------------------------------------------------------------------------------------------
-
-    def dial(self, endpoint: Endpoint) -> Dial:
-        """Begin to dial an endpoint."""
-        settings = self.settings
-        backoff = Backoff(
-            first_s=settings.backoff_first_s, max_s=settings.backoff_max_s, rejected_s=settings.backoff_rejected_s
-        )
-        redial = Redial(backoff=backoff, policy=Reconnect(settings.reconnect), random=self.environment.random)
-        dial = Dial(endpoint, redial)
-        self.peers.dials.append(dial)
-        self.loop.wake()
-        return dial
-
-    def forget_dial(self, dial: Dial) -> None:
-        """Dial it no more, and end what has come of it so far."""
-        if dial in self.peers.dials:
-            self.peers.dials.remove(dial)
-        dial.give_up()
-        now = self.environment.clock()
-        for record in [record for record in self.peers.records.values() if record.dial is dial]:
-            try:
-                record.link.abandon("forgotten", "nobody waits for it any more")
-            except Exception as error:  # noqa: BLE001 - see `contain`
-                self.contain(record, error, now)
-            self.service(record, now)
-
-    def _run_dials(self, now: float) -> None:
-        if self.is_closing:
-            return
-        for dial in self.peers.dials:
-            if dial.state is DialState.WAITING and dial.due_at is not None and dial.due_at <= now:
-                self._attempt(dial)
-
-    def _attempt(self, dial: Dial) -> None:
-        dial.state = DialState.RESOLVING
-        dial.due_at = None
-        code, detail = dial.failure or ("", "")
-        if dial.redial.attempts == 0 or code != dial.reported:
-            dial.reported = code
-            self._report_dial(dial, PeerState.CONNECTING, code, detail)
-
-        def resolved(outcome: Resolved | ResolveFailed) -> None:
-            with self.lock:
-                try:
-                    self._on_resolved(dial, outcome)
-                except Exception as error:  # noqa: BLE001 - see `contain`
-                    _log.error("%s: internal_error: this attempt has failed", dial.endpoint, exc_info=error)
-                    self._dial_broken(dial, error, self.environment.clock())
-
-        self._resolver.submit(dial.endpoint.host, dial.endpoint.port, resolved)
-
-    def _on_resolved(self, dial: Dial, outcome: Resolved | ResolveFailed) -> None:
-        if dial.state is not DialState.RESOLVING or self.is_closing:
-            return
-        now = self.environment.clock()
-        if isinstance(outcome, ResolveFailed):
-            self._dial_failed(dial, outcome.code, outcome.detail, now)
-            return
-        dial.addresses = list(outcome.addresses)
-        self._dial_next_address(dial, now)
-
-    def _dial_next_address(self, dial: Dial, now: float) -> None:
-        try:
-            connection = self.transport(dial.endpoint).dial(dial.endpoint, dial.addresses.pop(0))
-        except TransportError as exc:
-            self._dial_failed(dial, exc.code, str(exc), now)
-            return
-        connection.user = dial
-        dial.state = DialState.CONNECTING
-        self.loop.wake()
-
-    def _dial_failed(self, dial: Dial, code: str, detail: str, now: float) -> None:
-        if dial.addresses and not self.is_closing:
-            self._dial_next_address(dial, now)  # a name with several addresses: the next one at once
-            return
-        dial.ended(now, code, detail, None, was_rejected=False)
-        if dial.due_at is not None:
-            self.loop.wake_before(dial.due_at)
-        self.loop.changed.notify_all()
-
-    def _report_dial(self, dial: Dial, state: PeerState, code: str = "", detail: str = "") -> None:
-        status = PeerStatus(
-            state=state,
-            peer=dial.peer,
-            code=code,
-            detail=detail,
-            endpoint=str(dial.endpoint),
-            time=self.environment.wall(),
-        )
-        self.peers.reports.status(status)
 
     # -- the application -----------------------------------------------------------------------------------------
 

@@ -62,10 +62,12 @@ class CountersSnapshot:
     relayed: Mapping[str, int]
     """Events of others that were sent on to somebody, by topic; each once, whatever the number of receivers."""
     relay_cut: Mapping[str, int]
-    """Events that were not sent on, by cause: `own`, `duplicate`, `hop_limit`, `bad_run`, `durable`."""
+    """Events that were not sent on, by cause: `own`, `duplicate`, `not_a_relay`, `hop_limit`, `bad_run`,
+    `durable`."""
     repeated: Mapping[str, int]
-    """Received events that were not delivered because they had come before by another way, or were our own: by the
-    peer that repeated them. Each consumer (`events()`, callbacks) counts for itself."""
+    """Received events that were not delivered because they had come before by another way, were our own, or were
+    brought by a peer that is not in `relays`: by the peer that sent them. Each consumer (`events()`, callbacks)
+    counts for itself."""
     requests: Mapping[str, int]
     """Requests and addressed events of ours that have ended: `ok`, or the code of their `RequestError`."""
     served: Mapping[str, int]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from rapini.errors import LocalError
 from rapini.events import Event
@@ -24,9 +24,11 @@ StatusCallback = Callable[[PeerStatus], object]
 class Dispatcher(Thread):
     """One consumer that hands what comes to callbacks, in order. A callback's exception is logged, never fatal."""
 
-    def __init__(self, name: str, counters: Counters, on_status: StatusCallback | None) -> None:
+    def __init__(
+        self, name: str, counters: Counters, on_status: StatusCallback | None, relays: Collection[str] = ()
+    ) -> None:
         super().__init__(f"callbacks-{name}")
-        self.inbox = Inbox(counters, name)
+        self.inbox = Inbox(counters, name, relays)
         self._on_status = on_status
         self._callbacks: list[tuple[str, EventCallback]] = []
 
@@ -62,8 +64,8 @@ class Dispatcher(Thread):
         for prefix, callback in self._callbacks:
             if not run.origin.topic.startswith(prefix):
                 continue
-            for event in run.events:
+            for event, origin in self.inbox.events_of(run):
                 try:
-                    callback(event, run.origin)
+                    callback(event, origin)
                 except BaseException:  # noqa: BLE001 - as above
                     _log.exception("a callback failed for an event on %s", run.origin.topic)

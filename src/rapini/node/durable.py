@@ -56,10 +56,14 @@ class Chunk(msgspec.Struct, frozen=True):
 class Place(StreamSender):
     """One subscriber's place, with what was read ahead for it."""
 
-    def __init__(self, position: int, *, is_kept: bool) -> None:
-        super().__init__(position, is_kept=is_kept)
+    def __init__(self, position: int, *, is_kept: bool, settled: int | None = None) -> None:
+        super().__init__(position, is_kept=is_kept, settled=settled)
+        self.settled_before = self.settled
+        """What it had settled by its own word when it came."""
         self.ahead: deque[Record | Hole] = deque()
         self.ahead_until = position
+        self.held: Chunk | None = None
+        """What comes next, and waits for credit."""
 
 
 class DurableStream:
@@ -109,14 +113,19 @@ class DurableStream:
         self._cache_bytes = 0
         self._wanted: dict[str, bool] = {}
         self._ephemeral: dict[str, tuple[str, ...]] = {}
+        self._damages_told = 0
+        self._searched_s = 0.0
+        """Since it was found that the spool has lost who is owed what."""
         self._prefixes: dict[str, tuple[str, ...]] = {}
         self._away_s: dict[str, float] = {}
+        self._tell_damages()
+        self._tell_what_was_lost()
         for name, consumer in self.spool.consumers().items():
             self._prefixes[name] = tuple(consumer.prefixes)
             self._away_s[name] = consumer.last_seen
         for name, prefixes in subscribers.items():
             if name not in self._prefixes:
-                self._owe(name, tuple(prefixes), self.spool.next_sequence)
+                self._owe(name, tuple(prefixes), self._first_owed())
         self._syncer = _Syncer(self, lock) if is_threaded else None
         if self._syncer is not None:
             self._syncer.start()
@@ -144,8 +153,9 @@ class DurableStream:
         try:
             first = self._append(run)
         except StoreError as error:
-            self.is_full = error.code == "spool_full"
-            if not self.is_full:
+            is_full = error.code == "spool_full"
+            self.is_full = is_full and not self.drops_oldest  # whom the policy does not let wait must not wait
+            if not is_full:
                 self._fail(error)
             raise
         self.is_full = False
@@ -223,16 +233,21 @@ class DurableStream:
             self.spool.skip_to(position)
         start = position
         if start is None:
-            start = known.position if known is not None else self.spool.next_sequence
+            start = known.position if known is not None else self._first_owed()
+        # It is served from what it has received, and owed from what it settled: it may die with what lies between.
+        settled = start if known is None else min(start, known.position)
         if is_kept:
             self._ephemeral.pop(name, None)
             self._away_s[name] = 0.0
             if prefixes:
-                self._owe(name, prefixes, start)
+                self._owe(name, prefixes, settled)
         else:
             self._ephemeral[name] = prefixes
         self._wanted.clear()
-        return Place(start, is_kept=is_kept)
+        place = Place(start, is_kept=is_kept, settled=settled)
+        if known is not None:
+            place.settled_before = known.position
+        return place
 
     def resubscribed(self, name: str, prefixes: tuple[str, ...], place: Place) -> None:
         """A subscriber that is served wants other topics."""
@@ -242,12 +257,29 @@ class DurableStream:
         elif prefixes and prefixes != self._prefixes.get(name):
             self._owe(name, prefixes, place.settled)
         place.ahead.clear()
+        place.held = None
         place.ahead_until = place.position
 
     def gone(self, name: str) -> None:
         """A subscriber's connection is over."""
         if self._ephemeral.pop(name, None) is not None:
             self._wanted.clear()
+
+    def _first_owed(self) -> int:
+        """Where somebody begins of whom nothing is known: with the next event, unless who was known was lost."""
+        return self.spool.oldest_sequence if self.spool.consumers_lost else self.spool.next_sequence
+
+    def _tell_damages(self) -> None:
+        """Log what was found damaged since the last time; what is lost by it, subscribers hear as a gap."""
+        damages = self.spool.damages()
+        for damage in damages[self._damages_told :]:
+            lost = f"{damage.count} events from number {damage.first_sequence} on" if damage.count else "no event"
+            _log.error("%s: damaged at offset %d, %d bytes: %s lost", damage.file, damage.offset, damage.size, lost)
+        self._damages_told = len(damages)
+
+    def _tell_what_was_lost(self) -> None:
+        if self.spool.consumers_lost:
+            _log.error("the spool has lost who is owed what: everything is kept, and sent to whoever subscribes")
 
     def _owe(self, name: str, prefixes: tuple[str, ...], position: int) -> None:
         self._prefixes[name] = prefixes
@@ -274,6 +306,13 @@ class DurableStream:
                 self._away_s.pop(name)
                 self._wanted.clear()
                 self.spool.forget_consumer(name)
+        if self.spool.consumers_lost:
+            self._searched_s += seconds
+            if self._searched_s > self._lease_s:  # whoever has not come back by now is owed nothing any more
+                try:
+                    self.spool.consumers_complete()
+                except StoreError as error:
+                    self._fail(error)
         self._trim()
 
     def _trim(self) -> None:
@@ -296,10 +335,15 @@ class DurableStream:
                 return chunk
             items, place.ahead_until = self.spool.read(place.position, prefixes=prefixes, max_bytes=_READ_BYTES)
             place.ahead.extend(items)
+            if any(isinstance(item, Hole) for item in items):
+                self._tell_damages()
         if not place.ahead:
             return Chunk(place.ahead_until, place.ahead_until) if place.ahead_until > place.position else None
         item = place.ahead.popleft()
         if isinstance(item, Hole):
+            if item.reason == "trimmed" and item.first_sequence + item.count <= place.settled_before:
+                # It said that it has them, or did not want them, and now asks for them again: no news of a loss.
+                return Chunk(item.first_sequence + item.count, item.first_sequence + item.count)
             return Chunk(item.first_sequence, item.first_sequence + item.count, hole=item)
         run = EncodedRun(topic=item.topic, count=item.count, data=item.data)
         return Chunk(item.first_sequence, item.first_sequence + item.count, (run,))

@@ -6,13 +6,15 @@ in those of others; here both meet the links. Under the node's lock.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from rapini import limits
 from rapini.codec import join_runs
+from rapini.errors import LocalError, StoreError
 from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
 from rapini.node.durable import Chunk, DurableStream, Place
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
     from rapini.node.peers import Peers
 
 __all__ = ["DurableTraffic"]
+
+_log = logging.getLogger("rapini.node")
+
+
+_BATCH_HEAD_BYTES: Final = 8
+"""More than joining runs to a batch adds."""
 
 
 class _Arrival(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,7 +90,14 @@ class DurableTraffic:
             raise AssertionError("only an admitted peer that was told of our stream says where it is")
         if not publisher.is_blocked():
             publisher.flush(now)  # what was published before is not what it subscribed to
-        session.place = self.own.begin(session.name, record.prefixes, told.position, is_kept=told.is_kept)
+        try:
+            session.place = self.own.begin(session.name, record.prefixes, told.position, is_kept=told.is_kept)
+        except LocalError as error:  # a position that no stream of ours can have reached
+            record.link.refuse("protocol_error", f"a position beyond all numbers: {error.detail}", now)
+            return
+        except StoreError as error:
+            _log.error("%s cannot be served durable events: %s", session.name, error)
+            return
         self._peers.pump(session, now)
 
     def pump(self, session: Session, record: LinkRecord, place: Place, now: float) -> None:
@@ -91,8 +106,14 @@ class DurableTraffic:
         if own is None:
             return
         while not record.unsent and (outbox.in_flight_bytes < outbox.window_bytes or not outbox.in_flight_bytes):
-            chunk = own.next_chunk(place, session.prefixes)
-            if chunk is None or not self._send(session, record, place, chunk, now):
+            chunk = place.held or own.next_chunk(place, session.prefixes)
+            place.held = None
+            if chunk is None:
+                return
+            if outbox.in_flight_bytes and outbox.in_flight_bytes + _credit_of(chunk, place) > outbox.window_bytes:
+                place.held = chunk  # until there is credit for all of it
+                return
+            if not self._send(session, record, place, chunk, now):
                 return
             outbox.durable_bytes = place.in_flight_bytes
             record.transmit()
@@ -158,6 +179,9 @@ class DurableTraffic:
         """Answer the announcement of a peer's stream, once the peer is admitted."""
         if record.stream_id and record.link.epoch is not None and not record.link.is_closed:
             position = self.streams.position(record.stream_id)
+            if position is not None and record.session is not None:
+                record.session.stream = self.streams.intake(record.stream_id, position)
+                record.session.stream.told = (-1, -1)  # what we told last may have been lost with the connection
             record.link.tell_position(record.stream_id, position, now, is_kept=self._settings.keeps_durable)
 
     def _on_durable(self, record: LinkRecord, events: DurableReceived, now: float) -> None:
@@ -223,3 +247,10 @@ class DurableTraffic:
         for session in self._peers.sessions.values():
             if session.has_news:
                 self._peers.tell_taken(session, now)
+
+
+def _credit_of(chunk: Chunk, place: Place) -> int:
+    """Bytes of credit that a chunk takes."""
+    if chunk.hole is not None:
+        return limits.GAP_CREDIT_BYTES * (2 if chunk.first > place.position else 1)
+    return sum(len(run.data) for run in chunk.runs) + _BATCH_HEAD_BYTES if chunk.runs else limits.GAP_CREDIT_BYTES

@@ -14,9 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from rapini.node.loop import Loop
+from rapini.session.outbox import Outbox
 from rapini.transport.factory import TransportMaker, make_transport
 
-__all__ = ["REAL", "Environment", "LoopMaker", "TransportMaker"]
+__all__ = ["REAL", "Environment", "LoopMaker", "OutboxMaker", "TransportMaker"]
+
+OutboxMaker = Callable[..., Outbox]
+"""Called as `Outbox` is."""
 
 LoopMaker = Callable[..., Loop]
 """Called as `Loop` is."""
@@ -36,6 +40,8 @@ class Environment:
     """So many random bytes: incarnations, channel ids."""
     make_transport: TransportMaker = make_transport
     make_loop: LoopMaker = Loop
+    make_outbox: OutboxMaker = Outbox
+    """What peers are owed; a simulation looks on."""
 
 
 REAL = Environment()

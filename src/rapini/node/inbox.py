@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -24,7 +24,7 @@ from rapini.node.signals import GUARD, is_main_thread
 from rapini.node.status import Gap, Origin, PeerStatus
 from rapini.session.seen import Seen
 
-__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
+__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after", "rest_of"]
 
 MAX_WAITING_STATUSES: Final = 10_000
 """Status reports that wait for a consumer who never comes; later ones are counted and dropped."""
@@ -62,6 +62,8 @@ class ReceivedBatch(msgspec.Struct):
     end: int = 0
     known: int = 0
     """Of durable events: how many of the first ones we had before."""
+    strings: Sequence[tuple[str, str]] = ()
+    """The sender's table of names and topics; it only grows."""
     size: int = 0
     """Bytes of its sender's credit that it holds until it is taken."""
 
@@ -112,9 +114,10 @@ class Inbox:
     Args:
         counters: The node's; decode faults are counted there.
         name: The node's: its own events may come back by way of a relay, and are not delivered.
+        relays: Who may bring events of others; with nobody in it, everybody may.
     """
 
-    def __init__(self, counters: Counters, name: str = "") -> None:
+    def __init__(self, counters: Counters, name: str = "", relays: Collection[str] = ()) -> None:
         self.prefixes: tuple[str, ...] = ()
         """What this consumer subscribed to."""
         self.on_put: Callable[[], None] | None = None
@@ -127,6 +130,7 @@ class Inbox:
         self._counters = counters
         self._codec = Codec()
         self._name = name
+        self._relays = frozenset(relays)
         self._seen = Seen()
         self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._origins: dict[tuple[str, str, int, str, int], Origin] = {}
@@ -134,6 +138,8 @@ class Inbox:
         self.progress: dict[bytes, int] = {}
         """Durable streams, with the position after the last event that was given to the application."""
         self._in_hand: ReceivedBatch | None = None
+        self._rest: list[EventRun] = []
+        """Of a batch, what its consumer was not given because it stopped."""
         self._statuses_put = 0
         self._statuses_got = 0
         self._ended = False
@@ -201,6 +207,9 @@ class Inbox:
         Raises:
             LocalError: `node_failed`.
         """
+        if self._rest:
+            rest, self._rest = self._rest, []
+            return rest
         self.finish()
         if self._ended:
             if self._error is not None:
@@ -261,6 +270,23 @@ class Inbox:
             self.progress[done.stream_id] = done.end
             done.taken(done)
 
+    def put_back(self, runs: Iterable[EventRun]) -> None:
+        """A consumer stops in the middle of a batch: the next `get` returns what it was not given."""
+        self._rest = [run for run in runs if run.events]
+
+    def events_of(self, run: EventRun, events: Iterator[Event] | None = None) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each durable one that it is the application's now: see `progress`.
+
+        Args:
+            run: All of them.
+            events: An iterator over those of the run, for who wants to know which are left.
+        """
+        origin, stream_id = run.origin, run.stream_id
+        for number, event in enumerate(run.events if events is None else events, run.first_sequence + 1):
+            if stream_id:
+                self.progress[stream_id] = number
+            yield event, origin
+
     def items(self, timeout_s: float | None) -> Iterator[list[EventRun] | PeerStatus | Gap]:
         """Batches, gaps and status reports until the end, or until nothing comes for `timeout_s` seconds."""
         may_lead = self.turns is not None and is_main_thread()
@@ -288,7 +314,7 @@ class Inbox:
     def _decode(self, batch: ReceivedBatch) -> list[EventRun]:
         counters = self._counters
         try:
-            runs = self._codec.decode_batch_untrusted(batch.data)
+            runs = self._codec.decode_batch_untrusted(batch.data, batch.strings)
         except DecodeError as exc:
             counters.bad_event(batch.peer, "", "$", str(exc), batch.count)
             return []
@@ -321,9 +347,14 @@ class Inbox:
             return run.events, first
         origin = run.origin or batch.peer
         stream = run.stream or batch.incarnation
+        if run.origin and self._relays and batch.peer not in self._relays:
+            self._counters.repeated[batch.peer] += len(run.events)
+            return (), first
+        if self._seen.follows(origin, stream, first, run.count):  # nearly always; our own never gets in there
+            return run.events, first
         new = [] if origin == self._name else self._seen.add(origin, stream, first, run.count)
         after = first + run.count
-        if len(new) == 1 and new[0] == (first, after):  # nearly always
+        if len(new) == 1 and new[0] == (first, after):
             return run.events, first
         kept = set(itertools.chain.from_iterable(itertools.starmap(range, new)))
         bad = {first + each.index for each in run.bad}
@@ -357,6 +388,13 @@ def _durable_run(run: DecodedRun, origin: Origin, batch: ReceivedBatch, first: i
     places = (index for index in range(len(run.events) + len(bad)) if index not in bad)
     numbered = zip(places, run.events, strict=False)
     return [EventRun((event,), origin, batch.stream_id, first + at) for at, event in numbered if at >= skip]
+
+
+def rest_of(run: EventRun, events: Iterator[Event]) -> EventRun:
+    """What is left of a run whose events were given one by one."""
+    rest = tuple(events)
+    first = run.first_sequence + len(run.events) - len(rest) if run.stream_id else run.first_sequence
+    return msgspec.structs.replace(run, events=rest, first_sequence=first)
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

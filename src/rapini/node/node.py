@@ -7,14 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, overload
-
-import msgspec
 
 from rapini import limits
 from rapini.errors import (
@@ -24,6 +20,7 @@ from rapini.errors import (
 )
 from rapini.events import Event, check_topic
 from rapini.node.admission import Admission
+from rapini.node.assembling import durable_stream, merged_settings
 from rapini.node.channels import ChannelFactory
 from rapini.node.control import ControlServer, open_control
 from rapini.node.core import Core
@@ -31,16 +28,12 @@ from rapini.node.counters import CountersSnapshot
 from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
-from rapini.node.durable import DurableStream
-from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.inbox import EventRun, Inbox, deadline_after, rest_of
+from rapini.node.keeping import Keeping
 from rapini.node.report_status import StatusSource
-from rapini.node.requests import Requests
-from rapini.node.sessions import Session
-from rapini.node.settings import NodeSettings, load_table
-from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus, PublishOutcome
-from rapini.node.store import Store
+from rapini.node.settings import NodeSettings
+from rapini.node.status import Gap, Origin, PeerInfo, PeerStatus
 from rapini.node.streams import Checkpoint
-from rapini.secure.identity import check_name
 from rapini.transport import Endpoint
 
 __all__ = ["Node"]
@@ -50,7 +43,7 @@ _log = logging.getLogger("rapini.node")
 _GOODBYE_S = 1.0
 
 
-class Node(Requests):
+class Node(Keeping):
     """One process's presence among its peers: it can listen, dial, or both, and publishes and subscribes either way.
 
     Use it as a context manager, or call `close()`. Every method may be called from any thread, except that one thread
@@ -84,18 +77,18 @@ class Node(Requests):
     ) -> None:
         super().__init__()
         self.name = name
-        settings = _settings(config, keys, options)
+        settings = merged_settings(config, keys, options)
         self._admission = Admission(admit, name)
         channels = ChannelFactory(name, settings)
         self._channels = channels
         self._checkpoint = checkpoint
         self._uncommitted: dict[bytes, int] = {}
         self._core = Core(
-            name, settings, channels, self._admission, checkpoint=checkpoint, durable=_durable_stream(settings)
+            name, settings, channels, self._admission, checkpoint=checkpoint, durable=durable_stream(settings)
         )
         self._lock = self._core.lock
         self._changed = self._core.loop.changed
-        self.inbox = Inbox(self._core.counters, name)
+        self.inbox = Inbox(self._core.counters, name, settings.relays)
         self._core.peers.inboxes.append(self.inbox)
         self.inbox.turns = self._core.loop
         self._dispatcher: Dispatcher | None = None
@@ -282,135 +275,6 @@ class Node(Requests):
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
-        """Send an event to every peer that subscribed to its topic.
-
-        It is on its way when the call returns, or waits for company for at most `max_batch_delay_s`. What cannot be
-        delivered is counted by peer, topic and cause (`counters`), and comes to that subscriber as a `Gap`. What
-        happens when a subscriber's queue is full is up to the event's delivery class and its policy (`overflow`,
-        `reliable_overflow`): by default best-effort events are dropped for that subscriber alone, and for reliable
-        ones the call waits.
-
-        Args:
-            event: Must not be changed afterwards (events are immutable; so should be the lists and dicts in them).
-            topic: Where it goes, instead of its class's topic.
-
-        Raises:
-            LocalError: `closed`, `no_topic` or `not_an_event`.
-            EventError: `bad_topic`; in development mode `wrong_type`, with the field.
-
-        Thread: any.
-        """
-        return self._core.publisher.publish(event, topic)
-
-    def publish_durable(self, event: Event, topic: str | None = None, *, timeout_s: float = 10.0) -> PublishOutcome:
-        """Publish an event of a durable topic, and wait until it is on disk.
-
-        Many threads that call this share fsyncs (group commit); one that calls it again and again waits for each.
-
-        Returns:
-            `ON_DISK`: it survives whatever happens to this process; or `UNROUTED`: nobody is owed events on its topic.
-
-        Raises:
-            LocalError: As `publish`; `not_durable`: its topic is of another class.
-            StoreError: It could not be written; it was not published.
-            PeerTimeoutError: `sync_timeout`: not on disk yet; it may still be.
-
-        Thread: any.
-        """
-        with self._lock:
-            self._check_alive()
-            return self._core.publisher.publish_durable(event, topic, timeout_s)
-
-    def checkpoint(self) -> None:
-        """Commit how far the application has come in others' durable streams, together with its output.
-
-        Covers every event that `events()` (or `items()`, or a callback) has yielded so far, the one in hand included:
-        write its effect first. With a `SqliteCheckpoint` on a connection of yours, your own `commit()` afterwards
-        commits both. After a restart, events begin after the last committed one: exactly once.
-
-        Raises:
-            LocalError: `no_checkpoint`: the node was made without one.
-            Whatever the checkpoint raises: nothing is committed, and the events will be sent again.
-
-        Thread: the one that consumes.
-        """
-        if self._checkpoint is None:
-            raise LocalError("no_checkpoint", "there is nowhere to commit to", remedy="Node(..., checkpoint=...)")
-        self._tell_committed()
-        positions = dict(self.inbox.progress)
-        if self._dispatcher is not None:
-            for stream_id, position in self._dispatcher.inbox.progress.items():
-                positions[stream_id] = min(position, positions.get(stream_id, position))
-        self._checkpoint.commit(positions)
-        self._uncommitted = positions
-        self._tell_committed()
-
-    def _tell_committed(self) -> None:
-        """Tell the publishers what is committed; a transaction of the application's own is for it to commit first."""
-        connection = getattr(self._checkpoint, "connection", None)
-        if self._uncommitted and not (connection is not None and connection.in_transaction):
-            positions, self._uncommitted = self._uncommitted, {}
-            with self._lock:
-                self._core.peers.durables.commit(positions, time.monotonic())
-
-    def try_publish(self, event: Event, topic: str | None = None) -> PublishOutcome:
-        """Publish an event only if that means neither waiting nor dropping anything; never blocks.
-
-        Returns:
-            `PublishOutcome.FULL` if a subscriber's queue is full: nothing was taken, and the event is yours to try
-            again or to drop.
-
-        Raises: as `publish`. Thread: any.
-        """
-        return self._core.publisher.try_publish(event, topic)
-
-    def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
-        """Publish several events in order; see `publish`."""
-        self._core.publisher.publish_many(events, topic)
-
-    def flush(self, timeout_s: float = 5.0) -> bool:
-        """Send what waits and wait until everything published so far was taken by the peers that it is owed to.
-
-        Best-effort events are owed to those that are connected, reliable ones also to those that are lost and may
-        return within their lease.
-
-        Returns:
-            False if that took longer than `timeout_s` seconds.
-        """
-        return self._flush(timeout_s, also_lost=True)
-
-    def _flush(self, timeout_s: float, *, also_lost: bool) -> bool:
-        deadline = time.monotonic() + timeout_s
-        with self._lock:
-            self._check_alive()
-            publisher = self._core.publisher
-            publisher.flush(time.monotonic(), may_block=True, deadline=deadline)
-            while any(_is_owed(session, also_lost) for session in self._core.peers.sessions.values()):
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                publisher.room.wait(left)
-            if not self._await_durable(deadline):
-                return False
-            self._check_alive()
-            return True
-
-    def _await_durable(self, deadline: float) -> bool:
-        """Wait until durable events are on disk, and taken by the connected peers that they are owed to."""
-        durable = self._core.durable
-        while durable is not None:
-            behind = durable.spool.synced_sequence < durable.spool.next_sequence
-            places = [s.place for s in self._core.peers.sessions.values() if s.place is not None]
-            end = durable.spool.next_sequence
-            if not behind and all(place.is_idle and place.position >= end for place in places):
-                return True
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return False
-            (durable.changed if behind else self._core.publisher.room).wait(min(left, 0.1))
-        return True
-
     def subscribe(self, *prefixes: str, callback: EventCallback | None = None, timeout_s: float = 5.0) -> None:
         """Ask for events whose topic begins with one of these prefixes; an empty one means all.
 
@@ -482,89 +346,51 @@ class Node(Requests):
     ) -> Iterator[tuple[Event, Origin] | PeerStatus | Gap]:
         """Received events with their origin, until `stop()` or `close()`.
 
+        A loop over them may be left at any time; the next one goes on with the next event.
+
         Args:
             timeout_s: End when nothing has come for so long; `None` waits for ever.
             with_status: Also yield `PeerStatus` reports and `Gap`s, in order with the events.
         """
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                for run in item:
-                    origin = run.origin
-                    if run.stream_id:
-                        yield from self._durable_events(run)
-                        continue
-                    for event in run.events:
-                        yield event, origin
+                runs = iter(item)
+                for run in runs:
+                    origin, events = run.origin, iter(run.events)
+                    try:
+                        if run.stream_id:
+                            yield from self.inbox.events_of(run, events)
+                            continue
+                        for event in events:
+                            yield event, origin
+                    except GeneratorExit:
+                        self.inbox.put_back((rest_of(run, events), *runs))
+                        raise
             elif with_status:
                 yield item
-
-    def _durable_events(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
-        """The events of a run, noting before each that it is the application's now; see `checkpoint`."""
-        progress, stream_id, origin = self.inbox.progress, run.stream_id, run.origin
-        for number, event in enumerate(run.events, run.first_sequence + 1):
-            progress[stream_id] = number
-            yield event, origin
 
     def items(self, *, timeout_s: float | None = None) -> Iterator[EventRun | PeerStatus | Gap]:
         """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                for run in item:
+                runs = iter(item)
+                for run in runs:
                     if run.stream_id:
                         self.inbox.progress[run.stream_id] = run.first_sequence + len(run.events)
-                    yield run
+                    try:
+                        yield run
+                    except GeneratorExit:
+                        self.inbox.put_back(runs)
+                        raise
             else:
                 yield item
 
     def _dispatch(self) -> Dispatcher:
         if self._dispatcher is None:
-            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status)
+            self._dispatcher = Dispatcher(self.name, self._core.counters, self._on_status, self._core.settings.relays)
             self._core.peers.inboxes.append(self._dispatcher.inbox)
             self._dispatcher.start()
         return self._dispatcher
-
-    # -- stores --------------------------------------------------------------------------------------------------
-
-    def store(
-        self,
-        name: str,
-        *,
-        master: bool = False,
-        path: str | Path | None = None,
-        may_write: Callable[[str], bool] | None = None,
-    ) -> Store:
-        """A replicated key-value table: its master here, or a clone of the one that some peer has.
-
-        Args:
-            name: The store's: letters, digits, dots, dashes and underscores.
-            master: Whether the table is kept here. One node of those that meet has the master.
-            path: Where a master keeps the table in an SQLite file; in memory by default.
-            may_write: Asked by a master for each write of a peer, by the peer's name; only `True` lets it. By default
-                every peer that was admitted may write. Runs on the I/O thread and must answer at once.
-
-        Returns:
-            The store; another call with the same name returns the same one.
-
-        Raises:
-            ConfigError: `bad_name`; `path` or `may_write` without `master`.
-            LocalError: `store_kind`: the other kind of this name is here; `closed`.
-            StoreError: The file cannot be used: `store_in_use`, `not_a_store`, `damaged`, …
-
-        Thread: any.
-        """
-        check_name(name, what="store")
-        if not master and (path is not None or may_write is not None):
-            raise ConfigError("bad_option", "a clone has neither path nor may_write", remedy="give master=True")
-        with self._lock:
-            self._check_open()
-            stores = self._core.peers.stores
-            backend = None
-            if master and path is not None and name not in stores.drivers:
-                from rapini.storage.sqlite_store import SqliteBackend
-
-                backend = SqliteBackend(path)
-            writers = (may_write or _anybody) if master else None
-            return stores.open(name, backend=backend, may_write=writers)
 
     # -- what there is -------------------------------------------------------------------------------------------
 
@@ -648,52 +474,3 @@ class Node(Requests):
     def _check_alive(self) -> None:
         if self._core.error is not None:
             raise self._core.error
-
-
-def _anybody(peer: str) -> bool:
-    """Every peer that was admitted may write."""
-    del peer
-    return True
-
-
-def _is_owed(session: Session, also_lost: bool) -> bool:
-    """Whether a peer has not taken everything that it is owed."""
-    if session.record is not None:
-        return not session.outbox.is_idle
-    return also_lost and not session.is_departed and not session.outbox.reliable.is_idle
-
-
-def _durable_stream(
-    settings: NodeSettings,
-) -> Callable[[threading.RLock, Callable[[], None]], DurableStream] | None:
-    """How to make the node's durable stream, if it has a spool."""
-    if not settings.spool:
-        return None
-    return lambda lock, on_synced: DurableStream(
-        Path(settings.spool),
-        max_bytes=settings.spool_bytes,
-        fsync=settings.spool_fsync,
-        drops_oldest=settings.durable_overflow == "drop_oldest",
-        subscribers=settings.durable_subscribers,
-        lease_s=settings.durable_lease_s,
-        lock=lock,
-        on_synced=on_synced,
-    )
-
-
-def _settings(config: str | NodeSettings | None, keys: str | None, options: dict[str, Any]) -> NodeSettings:
-    if isinstance(config, NodeSettings):
-        settings = config
-    else:
-        settings = load_table(config, "node", NodeSettings) if config is not None else NodeSettings()
-    if keys is not None:
-        options["keys"] = keys
-    known = NodeSettings.__struct_fields__
-    for option in options:
-        if option not in known:
-            raise ConfigError("bad_option", f"unknown option {option}", remedy=f"known options are {', '.join(known)}")
-    try:
-        merged = msgspec.convert({**msgspec.structs.asdict(settings), **options}, NodeSettings)
-    except msgspec.ValidationError as exc:
-        raise ConfigError("bad_option", str(exc).replace(" - at `$.", " in `"), remedy="change its value") from None
-    return merged.checked()

@@ -7,27 +7,30 @@ sees is in order too: `lost` comes after the last batch of its epoch, and before
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from rapini import limits
-from rapini.events.delivery import Delivery
 from rapini.node.admission import Admission
+from rapini.node.arrivals import Arrivals
 from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
-from rapini.node.dials import Dial, DialState
+from rapini.node.dials import Dial
 from rapini.node.durable_traffic import DurableTraffic
 from rapini.node.environment import REAL, Environment
-from rapini.node.inbox import Inbox, ReceivedBatch
+from rapini.node.inbox import Inbox
+from rapini.node.leases import HOUSEKEEPING_S, Leases
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.redialling import INTRODUCE, Redialling
 from rapini.node.relay import Relay
 from rapini.node.reports import Reports
-from rapini.node.sessions import ACK_DELAY_S, ACK_SHARE, Session
+from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PeerState
 from rapini.node.stores import Stores
@@ -54,17 +57,14 @@ from rapini.session.link import (
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
-from rapini.session.messages import Epoch, Incarnation
-from rapini.session.outbox import Batch, Hole, Outbox
+from rapini.session.messages import Epoch, Greeting, Incarnation
+from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 from rapini.storage import SpillFiles
 
 __all__ = ["Peers"]
 
 _log = logging.getLogger("rapini.node")
-
-_HOUSEKEEPING_S: Final = 0.5
-"""How often ages and stalls are looked at."""
 
 _UP_STATES: Final = {
     Relation.FIRST: PeerState.UP,
@@ -73,7 +73,7 @@ _UP_STATES: Final = {
 }
 
 
-class Peers:
+class Peers(Arrivals, Leases, Redialling):
     """The peers of one node.
 
     Args:
@@ -128,10 +128,9 @@ class Peers:
         self._clock = environment.clock
         self._random = environment.random
         self.spill = SpillFiles(Path(settings.spill), max_bytes=settings.spill_bytes) if settings.spill else None
-        self._taken: deque[ReceivedBatch] = deque()
+        self._make_outbox = environment.make_outbox
         self._max_held_bytes = 2 * max(settings.window_bytes, limits.MAX_FRAME_BYTES)
-        self._taken_bytes = 0
-        """Roughly: consumers add to it without a lock, and it only decides whether to tell at once."""
+        Arrivals.__init__(self)
         self.publisher = Publisher(
             settings=settings,
             counters=counters,
@@ -141,6 +140,7 @@ class Peers:
             wake=self._wake_to_flush,
             clock=environment.clock,
             peers=self,
+            on_strings=self._tell_strings,
         )
         self._relay = None
         if settings.relay:
@@ -150,6 +150,7 @@ class Peers:
                 hop_limit=settings.hop_limit,
                 counters=counters,
                 publisher=self.publisher,
+                relays=settings.relays,
             )
         self.asker = Asker(
             name=name,
@@ -162,7 +163,7 @@ class Peers:
         )
         self.stores = Stores(self, loop, environment, service)
         self.durables = DurableTraffic(self, settings, counters, Streams(checkpoint), environment.clock)
-        loop.call_at(environment.clock() + _HOUSEKEEPING_S, self.look_for_stalls)
+        loop.call_at(environment.clock() + HOUSEKEEPING_S, self.look_for_stalls)
 
     def _wake_to_flush(self) -> None:
         # While events are published the loop turns every millisecond by itself (see Core), which is soon enough.
@@ -211,6 +212,12 @@ class Peers:
                 self._relay.skip_durable(outcome.batch, outcome.count)
             self.durables.handle(record, outcome, now)
 
+    def _tell_strings(self) -> None:
+        """Our table of names and topics has grown: everybody hears of it before the first run that needs it."""
+        now = self._clock()
+        for record in self.records.values():
+            record.link.tell_strings(self.publisher.strings.pairs, now)
+
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
         if token == record.probe_token:
             self.carry_out(self.roster.probe_answered(record.id), now)
@@ -236,6 +243,9 @@ class Peers:
                 return
         # Who answers behind plain is not known before it says so; most likely the one who answered before.
         expected = record.dial.peer if record.dial is not None else ""
+        if not name and expected and self.roster.has_link(expected):
+            record.link.abandon("duplicate_connection", f"{expected} is connected already")
+            return
         self._greet(record, name or expected, now)
 
     def _greetings_of(self, name: str) -> int:
@@ -243,15 +253,18 @@ class Peers:
 
     def _greet(self, record: LinkRecord, name: str, now: float) -> None:
         session = self.sessions.get(name)
-        if session is None or (record.link.identity is not None and not session.is_verified):
+        if session is None or session.is_verified is (record.link.identity is None):
             session = self._new_session(name)  # for this greeting only: nothing is known of who proves this name
-        record.greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        if not name:  # we may know it, and cannot say so before it says who it is
+            greeting = msgspec.structs.replace(greeting, received=[])
+        record.greeting = greeting
         record.link.greet(record.greeting, now)
 
     def _new_session(self, name: str) -> Session:
         return Session(
             name=name,
-            outbox=Outbox(
+            outbox=self._make_outbox(
                 self._settings.send_queue_bytes,
                 overflow=self._settings.overflow,
                 reliable_overflow=self._settings.reliable_overflow,
@@ -286,6 +299,10 @@ class Peers:
         greeting = record.link.greeting
         if greeting is None:
             raise AssertionError("a link is judged by its greeting")
+        if self._is_anonymous(record, greeting):
+            record.link.refuse(INTRODUCE, self._name, now)
+            self._service(record, now)
+            return
         welcome_epoch = record.link.offered_epoch
         claim = Claim(
             link=record.id,
@@ -296,6 +313,17 @@ class Peers:
             is_verified=record.link.identity is not None,
         )
         self.carry_out(self.roster.judge(claim, now), now)
+
+    def _is_anonymous(self, record: LinkRecord, greeting: Greeting) -> bool:
+        """Whether an initiator greets us as a stranger only because it does not know whom it has reached.
+
+        Behind plain that is so at its first dial. If we have a session with this very incarnation of it, admitting it
+        as a stranger would restart the numbers at both ends: it is told our name, and dials again with its account.
+        """
+        if record.link.is_initiator or record.link.identity is not None or greeting.received:
+            return False
+        session = self.sessions.get(greeting.node)
+        return session is not None and not session.is_verified and session.incarnation == greeting.incarnation
 
     # -- the roster's decisions ----------------------------------------------------------------------------------
 
@@ -347,6 +375,7 @@ class Peers:
         session.record = None
         session.stream = None
         record.link.admit(epoch, now, hold_ready=self.stores.holds_ready)
+        record.link.tell_strings(self.publisher.strings.pairs, now)
         self.durables.tell_position(record, now)
         self.reports.link(record, PeerState.SYNCING)
         self.stores.admitted(record, now)
@@ -372,6 +401,7 @@ class Peers:
         self.reports.link(record, _UP_STATES[record.relation])
         self.publisher.reroute()
         self._loop.changed.notify_all()
+        self.arm_acknowledgement(session, now)  # what was taken meanwhile
         self.pump(session, now)  # what was kept for it while it was away
 
     def _on_subscriptions(self, record: LinkRecord, prefixes: tuple[str, ...]) -> None:
@@ -394,156 +424,6 @@ class Peers:
                 self._contain(record, error, now)
             self._service(record, now)
         return self.subscriptions_version
-
-    def _on_events(self, record: LinkRecord, events: EventsReceived, now: float) -> None:
-        session = record.session
-        if session is None:
-            raise AssertionError("events come over an admitted link")
-        if session.exceeds_credit(len(events.batch)):
-            record.link.refuse("protocol_error", "it sent more than its credit allows", now)
-            return
-        if not session.received(events):
-            record.link.refuse("protocol_error", "event numbers do not continue", now)
-            return
-        self._counters.received[session.name] += events.count
-        if self._relay is not None:
-            self._relay.forward(session, events.delivery, events.batch, events.count, now)
-        batch = ReceivedBatch(
-            peer=session.name,
-            epoch=session.epoch,
-            generation=session.generation,
-            delivery=events.delivery,
-            first_sequence=events.first_sequence,
-            count=events.count,
-            data=events.batch,
-            taken=self.batch_taken,
-            incarnation=session.incarnation,
-            size=len(events.batch),
-        )
-        self.hand_over(session, batch, now)
-
-    def _on_gap(self, record: LinkRecord, gap: GapReceived, now: float) -> None:
-        session = record.session
-        if session is None:
-            raise AssertionError("gaps come over an admitted link")
-        if session.exceeds_credit(limits.GAP_CREDIT_BYTES):
-            record.link.refuse("protocol_error", "it sent more than its credit allows", now)
-            return
-        if gap.delivery is Delivery.DURABLE and record.stream_id:
-            self.durables.on_gap(record, session, gap, now)
-            return
-        if not session.received_gap(gap):
-            record.link.refuse("protocol_error", "event numbers do not continue", now)
-            return
-        self._counters.count_gap(session.name, gap.reason, gap.count)
-        if self._relay is not None:
-            self._relay.forward_gap(session, gap, now)
-        batch = ReceivedBatch(
-            peer=session.name,
-            epoch=session.epoch,
-            generation=session.generation,
-            delivery=gap.delivery,
-            first_sequence=gap.first_sequence,
-            count=gap.count,
-            data=b"",
-            taken=self.batch_taken,
-            gap=self.reports.gap(session, gap),
-            size=limits.GAP_CREDIT_BYTES,
-        )
-        self.hand_over(session, batch, now)
-
-    def _on_asking(
-        self, record: LinkRecord, outcome: RequestReceived | AnswerReceived | RequestExpired, now: float
-    ) -> None:
-        match outcome:
-            case AnswerReceived():
-                self.asker.answered(record, outcome)
-            case RequestExpired(id=number):
-                self.asker.expired(record, number)
-            case RequestReceived():
-                if record.session is None:
-                    raise AssertionError("requests come over an admitted link")
-                self.asker.requested(record, record.session, outcome, now)
-
-    def hand_over(self, session: Session, batch: ReceivedBatch, now: float) -> None:
-        """Give a batch, or the gap in its place, to those who consume."""
-        consumers = [inbox for inbox in self.inboxes if inbox.prefixes]
-        batch.holders = len(consumers)
-        self.arm_acknowledgement(session, now)
-        for inbox in consumers:
-            if self._loop.is_in_turn:
-                inbox.hold(batch)
-            else:
-                inbox.put(batch)
-        if not consumers:
-            self.batch_taken(batch)
-
-    def arm_acknowledgement(self, session: Session, now: float) -> None:
-        """See to it that a peer hears soon of what was taken."""
-        if not session.ack_is_due:
-            session.ack_is_due = True
-            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
-
-    def batch_taken(self, batch: ReceivedBatch) -> None:
-        """A consumer took a batch (on its own thread, without the lock: it must not wait for the I/O thread)."""
-        self._taken.append(batch)
-        self._taken_bytes += batch.size
-        if self._taken_bytes * ACK_SHARE >= self._settings.window_bytes:
-            now = self._clock()
-            with self._loop.lock:
-                self.tell_all_taken(now)
-
-    def tell_all_taken(self, now: float) -> None:
-        """Acknowledge what consumers took since the last time, to each peer that it came from."""
-        self.note_taken()
-        for session in self.sessions.values():
-            if session.has_news:
-                self.tell_taken(session, now)
-
-    def note_taken(self) -> None:
-        """Account for the batches that consumers took."""
-        self._taken_bytes = 0
-        while self._taken:
-            batch = self._taken.popleft()
-            batch.holders -= 1
-            session = self.sessions.get(batch.peer)
-            if batch.holders <= 0 and session is not None:
-                session.released(batch.epoch, batch.size)
-                if batch.stream_id:
-                    self.durables.streams.take(batch.stream_id, batch.start, batch.end)
-                    continue
-                session.was_taken(batch.generation, batch.delivery, batch.first_sequence, batch.count)
-
-    def tell_taken(self, session: Session, now: float) -> None:
-        """Acknowledge what was taken from one peer."""
-        record = session.record
-        if record is None:
-            return
-        try:
-            session.acknowledge(now)
-        except Exception as error:  # noqa: BLE001 - see `Core.contain`
-            self._contain(record, error, now)
-        self._service(record, now)
-
-    def _acknowledge(self, session: Session, now: float) -> None:
-        """The timer that starts with a batch: tell what was taken, and look again while something was not."""
-        session.ack_is_due = False
-        self.note_taken()
-        if session.record is not None and session.holds_something:
-            session.ack_is_due = True
-            self._loop.call_at(now + ACK_DELAY_S, lambda at: self._acknowledge(session, at))
-        self.tell_taken(session, now)
-
-    def _on_acknowledged(self, record: LinkRecord, taken: list[int], now: float) -> None:
-        session = record.session
-        if session is None:
-            raise AssertionError("acknowledgements come over an admitted link")
-        if not session.outbox.acknowledge(taken[:2]) or not self.durables.settle(session, taken[2:]):
-            record.link.refuse("protocol_error", "it acknowledges events that were never sent", now)
-            return
-        session.progress_at = now
-        self.pump(session, now)
-        self.publisher.room.notify_all()
 
     def pump(self, session: Session, now: float) -> None:
         """Send what the peer's credit allows."""
@@ -593,6 +473,8 @@ class Peers:
                 self._counters.peers_left += closed.kind is CloseKind.LEFT
                 session.departed("peer_left" if closed.kind is CloseKind.LEFT else "closing", now)
             self.publisher.reroute()
+        elif session is not None and session.lost_at is not None:  # it was coming back, and did not
+            self._loop.call_at(max(now, session.lost_at + self._settings.lease_s), self._end_leases)
         self.stores.closed(record, now)
         self.asker.link_ended(record, closed)
         self.reports.closed(record, closed, was_up=was_up)
@@ -600,80 +482,9 @@ class Peers:
             self._dial_ended(record, closed, now)
         self._loop.changed.notify_all()
         self.carry_out(self.roster.link_closed(record.id), now)
-        if was_up and session is not None:
-            self.wake_standby(session.name, now)
-
-    # -- leases and stalls -------------------------------------------------------------------------------------
-
-    def _end_leases(self, now: float) -> None:
-        """Release the peers that have been lost for too long."""
-        for session in list(self.sessions.values()):
-            if session.lost_at is not None and now >= session.lost_at + self._settings.lease_s:
-                self.release(session, f"it has not returned within {self._settings.lease_s:g} s")
-
-    def release(self, session: Session, why: str) -> None:
-        """A lost peer's lease is over: keep nothing for it but the account, which it hears as a gap if it returns."""
-        if session.record is not None or session.is_departed:
-            return
-        session.departed("lease_expired", self._clock())
-        self.reports.released(session, why)
-        self.publisher.reroute()
-        self._forget_the_oldest()
-
-    def _forget_the_oldest(self) -> None:
-        """Bound what is remembered of peers that are gone."""
-        gone = [s for s in self.sessions.values() if s.is_departed and s.record is None and not s.held_bytes]
-        for session in gone[: max(0, len(gone) - limits.MAX_REMEMBERED_PEERS)]:
-            self._counters.forget(session.name, session.outbox.dropped, session.acknowledged_events)
-            del self.sessions[session.name]
-            self.roster.forget(session.name)
-
-    def look_for_stalls(self, now: float) -> None:
-        """Age what waits, and disconnect peers that take nothing while their queue is full."""
-        settings = self._settings
-        for session in list(self.sessions.values()):
-            if settings.max_age_s:
-                for flow in session.outbox.flows:
-                    flow.expire(now - settings.max_age_s)
-                self.pump(session, now)
-            record = session.record
-            if record is None or all(flow.has_room() for flow in session.outbox.flows):
-                session.progress_at = now
-            elif now >= session.progress_at + settings.stall_timeout_s:
-                detail = f"its queue is full, and it has taken nothing for {settings.stall_timeout_s:g} s"
-                self.disconnect(session, "stalled", detail, now)
-        self.durables.housekeeping(_HOUSEKEEPING_S)
-        self._loop.call_at(now + _HOUSEKEEPING_S, self.look_for_stalls)
-
-    def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:
-        """End a peer's connection for its own good; its session is lost, and may be resumed."""
-        record = session.record
-        if record is not None and not record.link.is_closed:
-            record.link.refuse(code, detail, now, self._settings.backoff_max_s)
-            self._service(record, now)
-
-    # -- dials ---------------------------------------------------------------------------------------------------
-
-    def _dial_ended(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
-        dial = record.dial
-        if dial is None or dial.state is DialState.DONE:
-            return
         name = record.link.peer
-        if closed.code == "duplicate_connection" and self.roster.has_link(name):
-            dial.stand_by(name)
-            return
-        was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
-        dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
-        if dial.due_at is not None:
-            self._loop.wake_before(dial.due_at)
-
-    def wake_standby(self, name: str, now: float) -> None:
-        """A peer's session ended: the dials that stood by may try."""
-        for dial in self.dials:
-            if dial.state is DialState.STANDBY and dial.peer == name:
-                due = now + self._random() * self._settings.backoff_first_s
-                dial.wake(due)
-                self._loop.wake_before(due)
+        if name and not self.roster.has_link(name):
+            self.wake_standby(name, now)
 
 
 def _raise(record: LinkRecord, error: Exception, now: float) -> None:

@@ -13,16 +13,18 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Final, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-from rapini.codec import Codec, EncodedRun, join_runs, split_into_batches
+from rapini.codec import Codec, EncodedRun, StringTable, join_runs
 from rapini.errors import EventError, LocalError, PeerTimeoutError, RapiniError, StoreError
 from rapini.events import Event, check_topic
-from rapini.events.delivery import DELIVERIES, Delivery
+from rapini.events.delivery import Delivery
+from rapini.node.consequences import Consequences
 from rapini.node.counters import Counters
+from rapini.node.distribution import Distribution, Routed
 from rapini.node.durable import DurableStream
+from rapini.node.runs import Addressed, Treatments, runs_of
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PublishOutcome
@@ -39,28 +41,11 @@ _LOOK_AGAIN_S: Final = 0.005
 """How soon the I/O thread looks again for room that publishers wait for."""
 
 _MAX_CACHED: Final = 65_536
-
 _BUSY_BATCH: Final = 8
 """A batch of this many events in one window means load: the window doubles; a smaller one halves it."""
 
 
-_T = TypeVar("_T")
-
-_Routed = tuple[EncodedRun, tuple[Session, ...], tuple[Delivery, int]]
-"""A run with who wants it, its delivery class and its priority."""
-
-
-class Consequences(Protocol):
-    """What becomes of peers whose queues are full."""
-
-    def release(self, session: Session, why: str) -> None:
-        """End the lease of a peer that is away."""
-
-    def disconnect(self, session: Session, code: str, detail: str, now: float) -> None:
-        """End the connection of one that is here."""
-
-
-class Publisher:
+class Publisher(Distribution):
     """Collects events into runs and sends them. Everything under the node's lock.
 
     Args:
@@ -71,6 +56,7 @@ class Publisher:
         pump: Sends what a session's credit allows.
         wake: Wakes the I/O thread to flush at `flush_at`.
         clock: Monotonic seconds.
+        on_strings: Called when the table of names and topics has grown, before a run uses it.
         peers: Releases and disconnects those whose queues are full, where their policy says so.
     """
 
@@ -85,8 +71,10 @@ class Publisher:
         wake: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
         peers: Consequences | None = None,
+        on_strings: Callable[[], None] = lambda: None,
     ) -> None:
-        self.codec = Codec()
+        self.strings = StringTable(on_strings)
+        self.codec = Codec(self.strings)
         self.flush_at: float | None = None
         """When the I/O thread should flush; `None` when nothing waits."""
         self.room = threading.Condition(lock)
@@ -110,15 +98,14 @@ class Publisher:
         self._blocking = tuple(number for number, policy in enumerate(self._policies) if policy == "block")
         """The classes whose publishers wait for room."""
         self._may_block = bool(self._blocking) or settings.durable_overflow == "block"
-        self._prefixes = _by_length(settings.delivery), _by_length(settings.priority)
-        self._treatments: dict[tuple[str, Delivery], tuple[Delivery, int]] = {}
+        self._treatment = Treatments(settings.delivery, settings.priority).of
         self.durable: DurableStream | None = None
         """Where durable events go, if we have a spool."""
         self._routes: dict[str, tuple[Session, ...]] = {}
         self._checked_topics: set[str] = set()
         self._plain_kinds: set[type] = set()
         """Event types that were seen to be fit for the quick path: published on their class's topic, unchecked."""
-        self._waiting: list[Event | _Addressed] = []
+        self._waiting: list[Event | Addressed] = []
         self._is_armed = False
         """Whether somebody will flush what waits; see `publish`."""
         self._window_s = 0.0
@@ -186,8 +173,8 @@ class Publisher:
         self._append_in_time(durable, runs[0], deadline)
         wanted = durable.spool.next_sequence
         while durable.spool.synced_sequence < wanted:
-            if durable.failure is not None:
-                raise durable.failure
+            if (failure := durable.failure) is not None:  # a new one each time: a raised error keeps its callers alive
+                raise StoreError(failure.code, failure.detail, path=failure.path, remedy=failure.remedy)
             left = deadline - self._clock()
             if left <= 0:
                 raise PeerTimeoutError("sync_timeout", f"not on disk within {timeout_s:g} s")
@@ -215,12 +202,17 @@ class Publisher:
             return False  # it is counted as lost to an absent peer; there is nothing to wait for
         return not session.outbox.flows[delivery].has_room()
 
+    @property
+    def waiting(self) -> int:
+        """Events that were taken, and not collected yet."""
+        return len(self._waiting)
+
     def publish_many(self, events: Sequence[Event], topic: str | None = None) -> None:
         """Take several events."""
         for event in events:
             self.publish(event, topic)
 
-    def _checked(self, event: Event, topic: str | None) -> Event | _Addressed:
+    def _checked(self, event: Event, topic: str | None) -> Event | Addressed:
         kind = event.__class__
         if self._is_closed:
             raise self._error or LocalError("closed", "the node is closed")
@@ -240,7 +232,7 @@ class Publisher:
                 self.codec.check(event)
         elif topic is None:
             self._plain_kinds.add(kind)
-        return event if topic is None else _Addressed(topic, event)
+        return event if topic is None else Addressed(topic, event)
 
     def _check_durable(self, kind: type[Event], topic: str) -> None:
         if self.durable is None and self._treatment(topic, kind.__rapini_delivery__)[0] is Delivery.DURABLE:
@@ -283,8 +275,8 @@ class Publisher:
             self._window_s = min(self._max_window_s, max(_FIRST_WINDOW_S, self._window_s * 2))
         else:
             self._window_s /= 2
-        encoded: list[_Routed] = []
-        for topic, events in _runs(taken):
+        encoded: list[Routed] = []
+        for topic, events in runs_of(taken):
             self._encode(topic, events, encoded)
         if not encoded:
             return
@@ -295,7 +287,7 @@ class Publisher:
         else:
             self._distribute(encoded, now)
 
-    def _encode(self, topic: str, events: list[Event], encoded: list[_Routed]) -> None:
+    def _encode(self, topic: str, events: list[Event], encoded: list[Routed]) -> None:
         counters = self._counters
         counters.published[topic] += len(events)
         first = self.sequence
@@ -348,86 +340,8 @@ class Publisher:
             at += run.count
 
     @staticmethod
-    def _as_published(topic: str, events: list[Event]) -> list[Event | _Addressed]:
-        return [event if event.__class__.__rapini_topic__ == topic else _Addressed(topic, event) for event in events]
-
-    def relay(self, routed: Sequence[tuple[EncodedRun, tuple[Session, ...]]], delivery: Delivery, now: float) -> None:
-        """Send others' runs to these receivers, in the class in which they came.
-
-        Never waits: what does not fit is dropped by the policy of its class, and told to the receiver as any other.
-        """
-        self._distribute([(run, to, (delivery, self._treatment(run.topic, delivery)[1])) for run, to in routed], now)
-
-    def lose(self, session: Session, batch: Batch, delivery: Delivery, cause: str, now: float) -> None:
-        """Tell a peer of events that were lost before they came here."""
-        session.outbox.lose(batch, delivery, cause)
-        self._pump(session, now)
-
-    def overlapping(self, prefix: str) -> list[Session]:
-        """The sessions whose peers subscribed to some topic that begins like this."""
-        return [
-            session
-            for session in self._sessions.values()
-            if not session.is_departed
-            and any(wanted.startswith(prefix) or prefix.startswith(wanted) for wanted in session.prefixes)
-        ]
-
-    def _treatment(self, topic: str, declared: Delivery) -> tuple[Delivery, int]:
-        """The delivery class and the priority of a topic."""
-        known = self._treatments.get((topic, declared))
-        if known is None:
-            deliveries, priorities = self._prefixes
-            delivery = next((DELIVERIES[name] for prefix, name in deliveries if topic.startswith(prefix)), declared)
-            priority = next((rank for prefix, rank in priorities if topic.startswith(prefix)), 0)
-            if len(self._treatments) > _MAX_CACHED:
-                self._treatments.clear()
-            known = self._treatments[topic, declared] = (delivery, priority)
-        return known
-
-    def _distribute(self, encoded: list[_Routed], now: float) -> None:
-        wanted: dict[tuple[Session, Delivery, int], list[EncodedRun]] = {}
-        for run, receivers, (delivery, priority) in encoded:
-            for session in receivers:
-                wanted.setdefault((session, delivery, priority), []).append(run)
-        made: dict[tuple[int, ...], list[Batch]] = {}  # receivers of the same runs share one batch (or few, if large)
-        for (session, delivery, priority), runs in wanted.items():
-            key = tuple(map(id, runs))
-            batches = made.get(key)
-            if batches is None:
-                batches = made[key] = [_batch(group, priority) for group in split_into_batches(runs)]
-            self._deliver(batches, (session,), delivery, now)
-
-    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], delivery: Delivery, now: float) -> None:
-        blocks = delivery in self._blocking
-        for session in receivers:
-            for batch in batches:
-                if session.record is not None:
-                    if session.outbox.put(batch, delivery, now, may_exceed=blocks):
-                        self._pump(session, now)
-                    else:
-                        self._on_full(session, delivery, now)
-                elif delivery is Delivery.BEST_EFFORT:
-                    session.outbox.lose(batch, delivery, "peer_lost")
-                else:
-                    self._keep_for_lost(session, batch, delivery, now)
-
-    def _on_full(self, session: Session, delivery: Delivery, now: float) -> None:
-        """Something was dropped: send the hole that it left, and the peer away if that is the policy."""
-        if self._peers is not None and self._policies[delivery] == "disconnect":
-            self._peers.disconnect(session, "slow", "its queue is full, and the policy is to disconnect", now)
-        else:
-            self._pump(session, now)
-
-    def _keep_for_lost(self, session: Session, batch: Batch, delivery: Delivery, now: float) -> None:
-        """Keep a batch for a peer that may return; an absent peer makes nobody wait, so its lease ends at the bound."""
-        flow = session.outbox.flows[delivery]
-        keeps_the_rest = self._policies[delivery] in ("drop_oldest", "drop_newest")
-        if not keeps_the_rest and not flow.has_room() and self._peers is not None:
-            self._peers.release(session, f"{flow.kept_bytes} bytes wait for it, which is the bound")
-        if session.is_departed:
-            flow.count_drop(batch.topics, "lease_expired")
-        else:
-            flow.put(batch, now)
+    def _as_published(topic: str, events: list[Event]) -> list[Event | Addressed]:
+        return [event if event.__class__.__rapini_topic__ == topic else Addressed(topic, event) for event in events]
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
@@ -455,7 +369,7 @@ class Publisher:
 
     def _full(self) -> bool:
         if self.durable is not None and not self.durable.has_room():
-            waiting = ((topic, events[0].__class__.__rapini_delivery__) for topic, events in _runs(self._waiting[:]))
+            waiting = ((topic, events[0].__class__.__rapini_delivery__) for topic, events in runs_of(self._waiting[:]))
             if any(self._treatment(topic, declared)[0] is Delivery.DURABLE for topic, declared in waiting):
                 return True
         for session in self._sessions.values():
@@ -463,7 +377,7 @@ class Publisher:
                 break
         else:
             return False  # nearly always, and asked at every flush
-        wanted = {(topic, events[0].__class__.__rapini_delivery__) for topic, events in _runs(self._waiting[:])}
+        wanted = {(topic, events[0].__class__.__rapini_delivery__) for topic, events in runs_of(self._waiting[:])}
         return any(
             self._is_full_for(session, self._treatment(topic, declared)[0])
             for topic, declared in wanted
@@ -477,7 +391,7 @@ class Publisher:
 
     def account_for_the_rest(self) -> None:
         """The node is closed: count what was still collected as dropped for every peer that wanted it."""
-        for topic, events in _runs(self._waiting):
+        for topic, events in runs_of(self._waiting):
             self._counters.published[topic] += len(events)
             receivers = self.route(topic)
             delivery, _ = self._treatment(topic, events[0].__class__.__rapini_delivery__)
@@ -514,44 +428,3 @@ class Publisher:
         self._error = self._error or error
         self._plain_kinds.clear()
         self.room.notify_all()
-
-
-class _Addressed:
-    """An event with a topic of its own."""
-
-    __slots__ = ("event", "topic")
-
-    def __init__(self, topic: str, event: Event) -> None:
-        self.topic = topic
-        self.event = event
-
-
-def _runs(taken: list[Event | _Addressed]) -> Iterable[tuple[str, list[Event]]]:
-    """Part what was collected into runs of one type and topic, keeping the order."""
-    if len(taken) == 1 and taken[0].__class__ is not _Addressed:  # nearly always, while events are few
-        return ((taken[0].__class__.__rapini_topic__, taken),)  # type: ignore[union-attr,return-value]
-    kinds = set(map(type, taken))
-    if len(kinds) == 1 and _Addressed not in kinds:
-        return ((kinds.pop().__rapini_topic__, taken),)  # type: ignore[attr-defined,return-value]  # never `_Addressed`
-    return [
-        (topic, [item.event if isinstance(item, _Addressed) else item for item in group])
-        for (_, topic), group in groupby(taken, key=_kind_and_topic)
-    ]
-
-
-def _kind_and_topic(item: Event | _Addressed) -> tuple[type[Event], str]:
-    if isinstance(item, _Addressed):
-        return type(item.event), item.topic
-    return type(item), type(item).__rapini_topic__
-
-
-def _by_length(table: Mapping[str, _T]) -> list[tuple[str, _T]]:
-    """Prefixes with what is said of them, the longest first."""
-    return sorted(table.items(), key=lambda item: -len(item[0]))
-
-
-def _batch(runs: Sequence[EncodedRun], priority: int) -> Batch:
-    topics: dict[str, int] = {}
-    for run in runs:
-        topics[run.topic] = topics.get(run.topic, 0) + run.count
-    return Batch(join_runs(runs), sum(topics.values()), topics, priority)

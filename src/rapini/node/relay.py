@@ -9,6 +9,7 @@ relays it has passed. It is not sent back to whom it came from nor to whom publi
 
 * `own`: we published it ourselves;
 * `duplicate`: it was forwarded before (`session.seen`);
+* `not_a_relay`: it is of another than who brought it, and that one is not in the setting `relays`;
 * `hop_limit`: it has passed as many relays as are allowed, which ends what the memory of `seen` might let through;
 * `bad_run`: it has no number, or no proper origin;
 * `durable`: durable events are not forwarded (their numbers are their publisher's stream's, which ends here).
@@ -24,18 +25,19 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 
 from rapini.codec import EncodedRun, Transit
 from rapini.errors import DecodeError
-from rapini.events.delivery import Delivery
 from rapini.node.counters import Counters
+from rapini.node.links import LinkRecord
 from rapini.node.publisher import Publisher
 from rapini.node.sessions import Session
 from rapini.session.outbox import Batch
-from rapini.session.outcomes import GapReceived
+from rapini.session.outcomes import EventsReceived, GapReceived
 from rapini.session.seen import Seen
 
 __all__ = ["Relay"]
@@ -55,33 +57,41 @@ class Relay:
         hop_limit: How many relays an event may have passed when it leaves here, this one included.
         counters: Where cut events are counted.
         publisher: Routes and sends.
+        relays: Who may bring events of others; with nobody in it, everybody may.
     """
 
     def __init__(
-        self, *, name: str, prefixes: tuple[str, ...], hop_limit: int, counters: Counters, publisher: Publisher
+        self,
+        *,
+        name: str,
+        prefixes: tuple[str, ...],
+        hop_limit: int,
+        counters: Counters,
+        publisher: Publisher,
+        relays: Collection[str] = (),
     ) -> None:
         self._name = name
         self._prefixes = prefixes
         self._hop_limit = hop_limit
         self._counters = counters
         self._publisher = publisher
+        self._relays = frozenset(relays)
         self._seen = Seen()
 
-    def forward(self, session: Session, delivery: Delivery, data: bytes, count: int, now: float) -> None:
+    def forward(self, record: LinkRecord, session: Session, events: EventsReceived, now: float) -> None:
         """Send on what came from a peer.
 
         Args:
+            record: The link that it came over.
             session: The peer's.
-            delivery: The class in which it came.
-            data: A batch, hostile or not.
-            count: How many events the peer says it holds.
+            events: A batch, hostile or not.
             now: Monotonic seconds.
         """
-        cut = self._counters.relay_cut
+        cut, delivery = self._counters.relay_cut, events.delivery
         try:
-            runs, bad = self._publisher.codec.split_batch_untrusted(data)
+            runs, bad = self._publisher.codec.split_batch_untrusted(events.batch, record.link.peer_strings)
         except DecodeError:
-            cut[_BAD_RUN] += count
+            cut[_BAD_RUN] += events.count
             return
         if bad:
             cut[_BAD_RUN] += bad
@@ -111,6 +121,9 @@ class Relay:
         origin = run.origin or session.name
         if origin == self._name:
             cut["own"] += run.count
+            return
+        if run.origin and self._relays and session.name not in self._relays:
+            cut["not_a_relay"] += run.count
             return
         if run.hops >= self._hop_limit:
             cut["hop_limit"] += run.count

@@ -124,10 +124,10 @@ class Session:
         self.outbox.window_bytes = heard.window_bytes
         self.incarnation = Incarnation(heard.incarnation)
         self.epoch = epoch
-        self.is_departed = False
-        self.lost_at = None
         self.credit_used = 0
         if continues:
+            for intake in self.intakes:
+                intake.told = -1  # what we told last may have been lost with the connection
             return self.outbox.resumed(heard.received)
         self.outbox.session_restarted()
         self.generation += 1
@@ -188,6 +188,8 @@ class Session:
     def came_up(self, record: LinkRecord, now: float) -> None:
         """Events may flow over this link."""
         self.record = record
+        self.is_departed = False
+        self.lost_at = None
         self.prefixes = record.prefixes
         self.relation = record.relation
         self.last_info = record.info()

@@ -78,6 +78,8 @@ class NodeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """Requests that are served at a time, on threads that are started as needed."""
     relay: list[str] = []
     """Topic prefixes of events that are forwarded to the other peers that subscribed to them."""
+    relays: list[str] = []
+    """Names of the peers that may bring us events of others; with none, every peer that is let in may."""
     hop_limit: Annotated[int, msgspec.Meta(ge=1, le=64)] = defaults.HOP_LIMIT
     """How many relays, ourselves included, an event may have passed when we forward it."""
     spool: str = ""

@@ -64,8 +64,7 @@ class Streams:
         intake = self._intakes.get(stream_id)
         if intake is not None:
             intake.take(start, end)
-            if not self.has_checkpoint:
-                intake.settle()
+            intake.settle(0 if self.has_checkpoint else None)
 
     def settle(self, positions: Mapping[bytes, int]) -> None:
         """These were committed with the application's output."""

@@ -22,11 +22,12 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 import msgspec
 
 from rapini import limits
+from rapini.session.spill import Spill
 
 __all__ = ["Batch", "DropCause", "Hole", "Item", "Overflow", "SendFlow", "Spill"]
 
@@ -64,22 +65,6 @@ class Hole(msgspec.Struct):
 Item = Batch | Hole
 
 
-class Spill(Protocol):
-    """Where batches go that memory has no room for; bounded. Implemented in `rapini.storage`."""
-
-    def has_room(self, size: int) -> bool:
-        """Whether so many bytes would be taken."""
-
-    def put(self, data: bytes) -> int | None:
-        """Keep some bytes; returns what `get` and `discard` want, or `None` if that failed."""
-
-    def get(self, token: int) -> bytes:
-        """Read them back."""
-
-    def discard(self, token: int) -> None:
-        """They are not needed any more."""
-
-
 class _Entry(msgspec.Struct):
     """An item in its place."""
 
@@ -91,6 +76,8 @@ class _Entry(msgspec.Struct):
     put_at: float
     spilled: int = -1
     """Where its bytes are, if not in memory."""
+    in_doubt: bool = False
+    """A hole that was sent as a batch, and given up: the peer may have it."""
 
 
 class SendFlow:
@@ -149,6 +136,11 @@ class SendFlow:
         return not self._queued and not self._sent
 
     @property
+    def acknowledged_sequence(self) -> int:
+        """The number after the last that was acknowledged."""
+        return self._sent[0].first if self._sent else self.sent_sequence
+
+    @property
     def has_queued(self) -> bool:
         """Whether something is to be sent now.
 
@@ -186,14 +178,14 @@ class SendFlow:
         Args:
             batch: Encoded events.
             now: Monotonic seconds; ages count from here.
-            may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
+            may_exceed: Take it, though it goes over the bound, because there was room before: for a publisher that
                 waited for room and cannot know how large its batch will be.
         """
         size = len(batch.data)
         kept = self.queued_bytes + self.sent_bytes - self._sent_gap_bytes
         if batch.priority:
             self._has_priorities = True
-        if not kept or (kept < self.max_bytes and (may_exceed or kept + size <= self.max_bytes)):
+        if not kept or may_exceed or kept + size <= self.max_bytes:
             self._append(batch, size, now)
             return True
         if self._spill is not None and self._spill.has_room(size):
@@ -301,6 +293,8 @@ class SendFlow:
             self.sent_bytes -= entry.size
             if isinstance(entry.item, Batch):
                 self.acknowledged += entry.item.count
+            elif entry.in_doubt:
+                self._void(entry.item)
             else:
                 self._sent_gap_bytes -= entry.size
         return True
@@ -316,14 +310,19 @@ class SendFlow:
         self._compact()
 
     def resumed(self, received: int) -> bool:
-        """The peer is back and says what it had received: the rest is sent again, or was lost. False if it lies."""
-        if received > self.sent_sequence or not self.acknowledge(received):
+        """The peer is back and says what it had received: the rest is sent again, or was lost.
+
+        What it received stays unacknowledged until it was taken there: else nobody would hear of it if the peer died
+        with it.
+
+        Returns:
+            False if its word contradicts ours.
+        """
+        if not self.acknowledged_sequence <= received <= self.sent_sequence:
             return False
-        self._unsend()
-        while self._queued and self._queued[0].after <= received:
-            self._void(self._queued.popleft())
-        if self._queued and self._queued[0].first < received and not self._trim(self._queued[0], received):
-            return False
+        if any(entry.first < received < entry.after and not entry.in_doubt for entry in self._sent):
+            return False  # a batch, or a gap, comes whole or not at all
+        self._unsend(received)
         if not self.is_reliable:
             for entry in self._queued:
                 if entry.first >= self.sent_sequence:
@@ -333,64 +332,68 @@ class SendFlow:
         self._compact()
         return True
 
-    def _unsend(self) -> None:
-        """What was sent is back at the head of the queue."""
-        while self._sent:
+    def _unsend(self, received: int) -> None:
+        """What was sent and not received is back at the head of the queue."""
+        while self._sent and self._sent[-1].after > received:
             entry = self._sent.pop()
+            if entry.first < received:
+                self._sent.append(_split(entry, received))
             self.sent_bytes -= entry.size
             if isinstance(entry.item, Hole):
                 self._holes_queued += 1
                 self._sent_gap_bytes -= entry.size
                 entry.size = 0
+                entry.in_doubt = False
             else:
                 self.queued_bytes += entry.size
             self._queued.appendleft(entry)
 
-    def _void(self, entry: _Entry) -> None:
-        """The peer had received what was given up in doubt: it was delivered after all."""
-        item = entry.item
-        self.acknowledged += item.count
-        if isinstance(item, Hole):
-            self._holes_queued -= 1
-            if sum(item.topics.values()) == item.count:
-                self.dropped[item.reason].subtract(item.topics)
+    def _void(self, hole: Hole) -> None:
+        """The peer had received what was given up in doubt, and took it: it was delivered after all."""
+        self.acknowledged += hole.count
+        self._count_less(hole)
 
-    def _trim(self, entry: _Entry, received: int) -> bool:
-        """The peer received the first part of a hole that was given up in doubt; a batch comes whole or not at all."""
-        if not isinstance(entry.item, Hole):
-            return False
-        self.acknowledged += received - entry.first
-        entry.item.count -= received - entry.first
-        entry.item.topics = {}
-        entry.first = received
-        return True
+    def _count_less(self, hole: Hole) -> Counter[str]:
+        """Take a hole's events out of the account; returns them by topic, a guess where that is not known any more."""
+        counted = self.dropped[hole.reason]
+        topics = Counter(hole.topics)
+        if topics.total() != hole.count:
+            topics = Counter()
+            for topic, count in counted.items():
+                topics[topic] = min(count, hole.count - topics.total())
+        counted.subtract(topics)
+        return topics
 
     def give_up(self, cause: DropCause) -> None:
         """Keep nothing: what the peer has not acknowledged becomes holes, under its numbers.
 
-        Those of what was sent stay apart while they are few: the peer may say one day how far it had got.
+        What was sent stays where it is: the peer may say one day how far it had got.
         """
-        doubtful = len(self._sent)
-        self._unsend()
         for entry in self._queued:
             self._to_hole(entry, cause)
-        entries = list(self._queued)
-        if doubtful > _COMPACT_AT:
-            doubtful = 0
-        self._queued = deque(entries[doubtful:])
-        self._compact(join_all=True)
-        self._queued.extendleft(reversed(entries[:doubtful]))
-        self._holes_queued = len(self._queued)
+        for entry in self._sent:
+            if isinstance(entry.item, Batch):
+                self.sent_bytes -= entry.size
+                self.count_drop(entry.item.topics, cause)
+                entry.item, entry.size = Hole(entry.item.count, dict(entry.item.topics), cause), 0
+                entry.in_doubt = True
+        self._compact()
+        if len(self._queued) > _COMPACT_AT:
+            self._compact(join_as=cause)
+        if len(self._sent) > _COMPACT_AT:
+            self._sent = _joined_doubts(self._sent)
 
     def restarted(self) -> None:
-        """The peer is another incarnation: what the old one did not acknowledge is a hole before the new numbers."""
+        """The peer is another incarnation: what the old one did not acknowledge are holes before the new numbers."""
         self.give_up("unacknowledged")
-        self._compact(join_all=True)
-        owed = self._queued[0] if self._queued else None
+        self._unsend(self.acknowledged_sequence)
+        self._compact()
+        if len(self._queued) > _COMPACT_AT:
+            self._compact(join_as="unacknowledged")
         self.next_sequence = self.sent_sequence = 0
-        if owed is not None:
-            self.next_sequence = owed.item.count
-            owed.first, owed.after = 0, owed.item.count
+        for entry in self._queued:
+            entry.first, self.next_sequence = self.next_sequence, self.next_sequence + entry.item.count
+            entry.after = self.next_sequence
 
     def expire(self, before: float) -> None:
         """Drop what was put before this time (monotonic seconds) and has not been sent."""
@@ -437,21 +440,51 @@ class SendFlow:
         if self._holes_queued > _COMPACT_AT:
             self._compact()
 
-    def _compact(self, *, join_all: bool = False) -> None:
-        """Join holes that stand next to each other; with `join_all`, of different reasons too."""
+    def _compact(self, *, join_as: DropCause = "") -> None:
+        """Join holes that stand next to each other; with `join_as`, of different reasons too, for that one.
+
+        The account goes with what the peer is told: one reason for all.
+        """
         joined: deque[_Entry] = deque()
         for entry in self._queued:
             item = entry.item
             last = joined[-1] if joined else None
             before = last.item if last is not None else None
-            if isinstance(item, Hole) and isinstance(before, Hole) and (join_all or before.reason == item.reason):
+            if join_as and isinstance(item, Hole) and item.reason != join_as:
+                self.count_drop(self._count_less(item), join_as)
+                item.reason = join_as
+            if isinstance(item, Hole) and isinstance(before, Hole) and before.reason == item.reason:
                 _widen(before, item.count, item.topics)
-                before.reason = item.reason
                 joined[-1].after = entry.after
             else:
                 joined.append(entry)
         self._queued = joined
         self._holes_queued = sum(isinstance(entry.item, Hole) for entry in joined)
+
+
+def _split(entry: _Entry, at: int) -> _Entry:
+    """Part a joined hole in two: returns the first half, leaves the second. Which topics are in which is unknown."""
+    if not isinstance(entry.item, Hole):
+        raise AssertionError("a batch is not parted")
+    head = Hole(at - entry.first, {}, entry.item.reason)
+    first = entry.first
+    entry.item, entry.first = Hole(entry.after - at, {}, entry.item.reason), at
+    return _Entry(first, at, head, 0, entry.put_at, in_doubt=True)
+
+
+def _joined_doubts(sent: deque[_Entry]) -> deque[_Entry]:
+    """Join holes in doubt that stand next to each other."""
+    joined: deque[_Entry] = deque()
+    for entry in sent:
+        last = joined[-1] if joined else None
+        if last is not None and entry.in_doubt and last.in_doubt:
+            hole, more = last.item, entry.item
+            if isinstance(hole, Hole) and isinstance(more, Hole) and hole.reason == more.reason:
+                _widen(hole, more.count, more.topics)
+                last.after = entry.after
+                continue
+        joined.append(entry)
+    return joined
 
 
 def _widen(hole: Hole, count: int, topics: Mapping[str, int]) -> None:

@@ -23,26 +23,20 @@ section 4.4.2.4 and appendix E.1.2).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rapini import defaults, limits
-from rapini.errors import DecodeError, LocalError
+from rapini import limits
+from rapini.errors import DecodeError
 from rapini.events import is_topic
 from rapini.events.delivery import Delivery
-from rapini.secure.channel import Channel, ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
-from rapini.secure.identity import PeerIdentity
-from rapini.session.allowance import Allowance
-from rapini.session.asking import Asking, Heard
-from rapini.session.datagram_channel import LossyChannel
-from rapini.session.flow import Hole
+from rapini.secure.channel import ChannelClosed, ChannelFailed, DataReceived, HandshakeCompleted, Side
+from rapini.session.asking import Heard
+from rapini.session.link_core import Timing, ViolationError
+from rapini.session.link_intents import LinkIntents
 from rapini.session.messages import (
     PROTOCOL_VERSION,
     Ack,
     Body,
     Epoch,
     FrameKind,
-    FrameReader,
     Gap,
     Goodbye,
     Greeting,
@@ -55,14 +49,11 @@ from rapini.session.messages import (
     Request,
     Response,
     Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
     decode_body_untrusted,
-    encode_frame,
-    pack_durable_frame,
-    pack_events_frame,
-    pack_store_frame,
     split_durable_untrusted,
     split_events_untrusted,
     split_store_untrusted,
@@ -119,108 +110,11 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """The clocks of a link, in seconds."""
-
-    heartbeat_interval_s: float = defaults.HEARTBEAT_INTERVAL_S
-    heartbeat_timeout_s: float = defaults.HEARTBEAT_TIMEOUT_S
-    handshake_timeout_s: float = defaults.HANDSHAKE_TIMEOUT_S
-
-
-class _ViolationError(Exception):
-    """The peer broke the protocol; never leaves this module."""
-
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(code, detail)
-        self.code = code
-        self.detail = detail
-
-
-class Link:
+class Link(LinkIntents):
     """One channel's session life. Thread: the owner's.
 
-    After every call drain `data_to_send()` and `outcomes()`, then re-arm `next_timer()`.
-
-    Args:
-        channel: A fresh channel of `rapini.secure`, not started.
-        is_initiator: Whether we made the connection.
-        cluster: Our cluster's name; a peer of another is rejected.
-        subscriptions: Our subscriptions, sent in the state exchange.
-        subscriptions_version: Their version.
-        stream_id: Of our durable stream; empty without one.
-        timing: Deadlines and heartbeat.
-        now: Monotonic seconds.
+    After every call drain `data_to_send()` and `outcomes()`, then re-arm `next_timer()`. Made as `LinkCore` says.
     """
-
-    def __init__(
-        self,
-        *,
-        channel: Channel,
-        is_initiator: bool,
-        cluster: str,
-        subscriptions: tuple[str, ...],
-        subscriptions_version: int,
-        timing: Timing,
-        now: float,
-        stream_id: bytes = b"",
-    ) -> None:
-        self.state = LinkState.HANDSHAKING
-        self.is_initiator = is_initiator
-        self.identity: PeerIdentity | None = None
-        self.greeting: Greeting | None = None
-        self.epoch: Epoch | None = None
-        self.offered_epoch: Epoch | None = None
-        """What the responder chose; `None` when that is us."""
-        self.asking = Asking(peer_window_bytes=0, own_window_bytes=0)
-        """Requests under way; the windows are known when the peer is admitted."""
-        self._channel = channel
-        self._lossy = channel if isinstance(channel, LossyChannel) else None
-        self._cluster = cluster
-        self._subscriptions = subscriptions
-        self._subscriptions_version = subscriptions_version
-        self._stream_id = stream_id
-        self._stream_heard = self._position_heard = False
-        self._timing = timing
-        self._frames = FrameReader()
-        self._outcomes: list[LinkOutcome] = []
-        self._local_greeting: Greeting | None = None
-        self._peer_subscribed = False
-        self.holds_ready = False
-        """Whether our `Ready` waits for `ready`."""
-        self._is_ready_said = self._is_ready_heard = False
-        self._ping_token = 0
-        self._allowance = Allowance(now)
-        self._acknowledged = 0
-        self._deadline = now + timing.handshake_timeout_s
-        self._last_heard = now
-        self._last_sent = now
-        channel.start(now)
-        self._drain_channel(now)
-
-    @property
-    def peer(self) -> str:
-        """The peer's name where it is known, proven or claimed; else an empty string."""
-        if self.identity is not None:
-            return self.identity.node
-        return self.greeting.node if self.greeting is not None else ""
-
-    @property
-    def is_up(self) -> bool:
-        """Whether events may flow."""
-        return self.state is LinkState.UP
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether this is over."""
-        return self.state is LinkState.CLOSED
-
-    @property
-    def is_drained(self) -> bool:
-        """Whether this is over and the connection may be closed, once `data_to_send` is empty: over datagrams, the last
-        words have been acknowledged or given up. Until then it still wants what arrives, and its timer.
-        """
-        return self.is_closed and (self._lossy is None or self._lossy.is_drained)
 
     # -- bytes and time ------------------------------------------------------------------------------------------
 
@@ -258,7 +152,7 @@ class Link:
             channel = self._channel.next_timer()
             return self._deadline if channel is None else min(self._deadline, channel)
         heartbeat = min(
-            self._last_sent + self._timing.heartbeat_interval_s,
+            self._last_sent + self._heartbeat_s,
             self._last_heard + self._timing.heartbeat_timeout_s,
             self.asking.next_timer(),
         )
@@ -290,7 +184,7 @@ class Link:
         if now >= self._last_heard + self._timing.heartbeat_timeout_s:
             silent = now - self._last_heard
             self._close(self._how_it_ends(), "silent", Side.THEIRS, f"nothing heard for {silent:.1f} s")
-        elif now >= self._last_sent + self._timing.heartbeat_interval_s:
+        elif now >= self._last_sent + self._heartbeat_s:
             self.ping(now)
 
     def forgive(self, pause_s: float) -> None:
@@ -300,179 +194,6 @@ class Link:
         self.asking.forgive(pause_s)
         if self._lossy is not None:
             self._lossy.forgive(pause_s)
-
-    # -- intents -------------------------------------------------------------------------------------------------
-
-    def greet(self, greeting: Greeting, now: float) -> None:
-        """Say who we are: the initiator at once with `Hello`, the responder later, with its `Welcome`.
-
-        Raises:
-            LocalError: `wrong_state`, before `ChannelOpened` or twice.
-        """
-        if self.state not in (LinkState.GREETING, LinkState.JUDGING) or self._local_greeting is not None:
-            raise LocalError("wrong_state", f"a greeting does not fit the state {self.state.value}")
-        self._local_greeting = greeting
-        if self.is_initiator:
-            self._send(Hello(PROTOCOL_VERSION, PROTOCOL_VERSION, greeting), now)
-
-    def admit(self, epoch: Epoch, now: float, *, hold_ready: bool = False) -> None:
-        """Admit the peer after `GreetingReceived`; a responder must have called `greet`, and chooses the epoch.
-
-        Args:
-            epoch: Of the session; an initiator's is the one that was offered.
-            now: Monotonic seconds.
-            hold_ready: Say `Ready` only after `ready` was called: there is more state to exchange.
-
-        Raises:
-            LocalError: `wrong_state`.
-        """
-        if self.state is not LinkState.JUDGING or self._local_greeting is None or self.greeting is None:
-            raise LocalError("wrong_state", f"nobody to admit in the state {self.state.value}")
-        self.asking = Asking(
-            peer_window_bytes=self.greeting.window_bytes, own_window_bytes=self._local_greeting.window_bytes
-        )
-        self.epoch = epoch
-        self.holds_ready = hold_ready
-        self._move(Input.ADMITTED)
-        self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
-        if not self.is_initiator:
-            self._send(Welcome(PROTOCOL_VERSION, epoch, self._local_greeting), now)
-        self._send(Subscriptions(self._subscriptions_version, list(self._subscriptions)), now)
-        if self._stream_id:
-            self._send(Stream(self._stream_id), now)
-        if self._peer_subscribed:  # a responder that admitted at once has sent them with its Welcome
-            self._say_ready(now)
-
-    def ready(self, now: float) -> None:
-        """All state that we wait for is here; `Ready` follows as soon as the peer's subscriptions are in force."""
-        self.holds_ready = False
-        if self._peer_subscribed and self.state is LinkState.SYNCING:
-            self._say_ready(now)
-
-    def _say_ready(self, now: float) -> None:
-        if self.holds_ready or self._is_ready_said:
-            return
-        self._is_ready_said = True
-        self._send(Ready(), now)
-        if self._is_ready_heard:
-            self._move(Input.READY)
-            self._outcomes.append(LinkUp())
-
-    def refuse(self, code: str, detail: str, now: float, retry_after_s: float = 0.0) -> None:
-        """Refuse the peer with a typed reason, and close. One that was up is lost by that."""
-        if self.is_closed:
-            return
-        kind = CloseKind.LOST if self.state in (LinkState.UP, LinkState.LEAVING) else CloseKind.REJECTED
-        self._send(Reject(code, detail[: limits.MAX_DETAIL_CHARS], int(retry_after_s * 1000)), now)
-        self._close(kind, code, Side.OURS, detail)
-
-    def abandon(self, code: str, detail: str) -> None:
-        """Close from our side without a word."""
-        self._close(CloseKind.CLOSED, code, Side.OURS, detail)
-
-    def fail(self, code: str, side: Side, detail: str) -> None:
-        """The layer below found the peer at fault (the envelope): close without a word."""
-        self._close(self._how_it_ends(), code, side, detail)
-
-    def lose(self, code: str, detail: str) -> None:
-        """Give the peer up: a probe went unanswered, or its successor is here."""
-        self._close(CloseKind.LOST, code, Side.THEIRS, detail)
-
-    def leave(self, code: str, detail: str, now: float) -> None:
-        """Say goodbye; `LinkClosed` follows when the peer answers. Before the session is up, close at once."""
-        if (self.state, Input.LEAVE) in TRANSITIONS:
-            self._move(Input.LEAVE)
-            self._send(Goodbye(code, detail), now)
-        elif not self.is_closed and self.state is not LinkState.LEAVING:
-            self.abandon(code, detail)
-
-    def subscribe(self, prefixes: tuple[str, ...], version: int, now: float) -> None:
-        """Replace our subscriptions at the peer; `SubscriptionsInForce` follows."""
-        self._subscriptions, self._subscriptions_version = prefixes, version
-        if self.state in (LinkState.SYNCING, LinkState.UP):
-            self._send(Subscriptions(version, list(prefixes)), now)
-
-    def send_events(
-        self,
-        delivery: Delivery,
-        first_sequence: int,
-        count: int,
-        batch: bytes,
-        now: float,
-        *,
-        is_reliable: bool = False,
-    ) -> None:
-        """Send a batch. Only while `is_up` (its owner checks): the hot path has no state machine in it.
-
-        Where the carrier loses datagrams, a batch of `best_effort` may be lost unless `is_reliable`.
-        """
-        if self._channel.is_established:  # else it failed just now, and the outcome that says so is under way
-            frame = pack_events_frame(delivery, first_sequence, count, batch)
-            if self._lossy is None:
-                self._channel.send(frame)
-            else:
-                is_reliable = is_reliable or delivery is not Delivery.BEST_EFFORT
-                self._lossy.send_frame(frame, now, is_reliable=is_reliable)
-        self._last_sent = now
-
-    def send_durable(self, after: int, first_sequence: int, count: int, batch: bytes, now: float) -> None:
-        """Send events of our durable stream. Only while `is_up`, as `send_events`."""
-        if self._channel.is_established:
-            frame = pack_durable_frame(after, first_sequence, count, batch)
-            if self._lossy is None:
-                self._channel.send(frame)
-            else:
-                self._lossy.send_frame(frame, now, is_reliable=True)
-        self._last_sent = now
-
-    def send_store(self, store: str, data: bytes, now: float) -> None:
-        """Send a message to the peer's replica of a store, once it is admitted."""
-        if self._channel.is_established and self.epoch is not None:
-            self._channel.send(pack_store_frame(store, data))
-            self._last_sent = now
-            if self.state is LinkState.SYNCING:
-                self._deadline = max(self._deadline, now + self._timing.handshake_timeout_s)
-
-    def tell_position(self, stream_id: bytes, position: int | None, now: float, *, is_kept: bool) -> None:
-        """Answer `StreamAnnounced`, once the peer is admitted: where we are in its stream."""
-        self._send(Position(stream_id, position, is_kept), now)
-
-    def send_gap(self, delivery: Delivery, first_sequence: int, hole: Hole, now: float) -> None:
-        """Tell the peer of numbers that nothing will come for. Only while `is_up`, as `send_events`."""
-        topics = hole.topics if len(hole.topics) <= limits.MAX_GAP_TOPICS else {}
-        self._send(Gap(int(delivery), first_sequence, hole.count, hole.reason, topics), now)
-
-    def acknowledge(self, taken: Sequence[int], now: float) -> None:
-        """Tell the peer what was taken here: the number after the last event, by delivery class."""
-        if self.state in (LinkState.UP, LinkState.LEAVING):
-            self._send(Ack(list(taken)), now)
-
-    def ask(self, topic: str, payload: bytes, deadline: float, *, wants_reply: bool) -> int | None:
-        """Queue a request, see `Asking.ask`; `AnswerReceived` or `RequestExpired` follows, or the link's end.
-
-        Only while `is_up`. Afterwards call `send_asked` while the connection takes it.
-        """
-        return self.asking.ask(topic, payload, deadline, wants_reply=wants_reply)
-
-    def answer(self, number: int, code: str, detail: str = "", payload: bytes = b"") -> bool:
-        """Queue the response to a request of the peer's, see `Asking.answer`; `send_asked` sends it."""
-        return self.asking.answer(number, code, detail, payload)
-
-    def send_asked(self, now: float) -> bool:
-        """Send one request or response that waits; false if none does."""
-        if self.state not in (LinkState.UP, LinkState.LEAVING):
-            return False
-        frame = self.asking.next_frame(now)
-        if frame is None:
-            return False
-        self._send(frame, now)
-        return True
-
-    def ping(self, now: float) -> int:
-        """Ask for a sign of life; returns the token that `PongReceived` will carry."""
-        self._ping_token += 1
-        self._send(Ping(self._ping_token), now)
-        return self._ping_token
 
     # -- the machine ---------------------------------------------------------------------------------------------
 
@@ -517,18 +238,8 @@ class Link:
                     self._on_body(kind, decode_body_untrusted(kind, body), now)
         except DecodeError as exc:  # the peer is at fault after authentication: it hears why, typed
             self.refuse("protocol_error", str(exc), now)
-        except _ViolationError as exc:
+        except ViolationError as exc:
             self.refuse(exc.code, exc.detail, now)
-
-    def _move(self, event: Input) -> None:
-        self.state = self._next(event)
-
-    def _next(self, event: Input) -> LinkState:
-        try:
-            return TRANSITIONS[self.state, event]
-        except KeyError:
-            detail = f"{event.value} does not fit the state {self.state.value}"
-            raise _ViolationError("protocol_error", detail) from None
 
     def _on_events(self, body: memoryview) -> None:
         if self.state is not LinkState.UP:  # the table says so too; looking it up is dear where batches are many
@@ -563,11 +274,11 @@ class Link:
     def _on_body(self, kind: FrameKind, body: Body, now: float) -> None:
         # Acknowledgements of something new, gaps, which take credit, and requests, which have a bound of their own, are
         # as many as the traffic makes them.
-        is_news = isinstance(body, (Gap, Request, Response)) or (
+        is_news = isinstance(body, (Gap, Strings, Request, Response)) or (
             isinstance(body, Ack) and sum(body.taken) > self._acknowledged
         )
         if not is_news and not self._allowance.take(now):
-            raise _ViolationError("flood", "more control frames than anybody needs")
+            raise ViolationError("flood", "more control frames than anybody needs")
         match body:
             case Ack(taken=taken):
                 self._move(Input.ACK)
@@ -588,7 +299,7 @@ class Link:
             case Subscribed(version=version):
                 self._move(Input.SUBSCRIBED)
                 self._outcomes.append(SubscriptionsInForce(version=version))
-            case Stream() | Position():
+            case Stream() | Position() | Strings():
                 self._on_stream(body)
             case _:
                 self._on_turning_point(kind, body, now)
@@ -607,12 +318,12 @@ class Link:
             case Goodbye(code=code, detail=detail):
                 self._on_goodbye(code, detail, now)
             case _:
-                raise _ViolationError("protocol_error", f"{kind.name} has no handler")
+                raise ViolationError("protocol_error", f"{kind.name} has no handler")
 
     def _on_gap(self, gap: Gap) -> None:
         self._move(Input.GAP)
         if len(gap.topics) > limits.MAX_GAP_TOPICS or not all(map(str.isprintable, gap.topics)):
-            raise _ViolationError("protocol_error", "a gap in what cannot be topics")
+            raise ViolationError("protocol_error", "a gap in what cannot be topics")
         self._outcomes.append(
             GapReceived(
                 delivery=Delivery(gap.delivery),
@@ -628,7 +339,7 @@ class Link:
             self._move(Input.REQUEST)
             fault = self.asking.received(body, now) if is_topic(body.topic) else "a request on what is no topic"
             if fault:
-                raise _ViolationError("protocol_error", fault)
+                raise ViolationError("protocol_error", fault)
             self._outcomes.append(
                 RequestReceived(id=body.id, topic=body.topic, wants_reply=body.wants_reply, payload=body.payload)
             )
@@ -636,7 +347,7 @@ class Link:
         self._move(Input.RESPONSE)
         match self.asking.heard(body.id):
             case Heard.UNASKED:
-                raise _ViolationError("protocol_error", "a response to what was not asked")
+                raise ViolationError("protocol_error", "a response to what was not asked")
             case Heard.ANSWER:
                 code = reason(body.code) if body.code else ""
                 detail = printable(body.detail)
@@ -644,41 +355,46 @@ class Link:
             case Heard.LATE:
                 pass  # counted
 
-    def _on_stream(self, body: Stream | Position) -> None:
+    def _on_stream(self, body: Stream | Position | Strings) -> None:
         match body:
+            case Strings(base=base, pairs=pairs):
+                self._move(Input.STRINGS)
+                if base != len(self.peer_strings) or base + len(pairs) > limits.MAX_STRINGS:
+                    raise ViolationError("protocol_error", "names that do not continue those told before")
+                self.peer_strings += pairs
             case Stream(stream_id=stream_id):
                 self._move(Input.STREAM)
                 if self._stream_heard:
-                    raise _ViolationError("protocol_error", "a second stream")
+                    raise ViolationError("protocol_error", "a second stream")
                 self._stream_heard = True
                 self._outcomes.append(StreamAnnounced(stream_id=stream_id))
             case Position(stream_id=stream_id, position=position, is_kept=is_kept):
                 self._move(Input.POSITION)
                 if stream_id != self._stream_id or self._position_heard:
-                    raise _ViolationError("protocol_error", "a position in a stream that is not ours, or a second one")
+                    raise ViolationError("protocol_error", "a position in a stream that is not ours, or a second one")
                 self._position_heard = True
                 self._outcomes.append(PositionTold(stream_id=stream_id, position=position, is_kept=is_kept))
 
     def _on_hello(self, hello: Hello) -> None:
         if self.is_initiator:
-            raise _ViolationError("protocol_error", "Hello is the initiator's to say")
+            raise ViolationError("protocol_error", "Hello is the initiator's to say")
         self._move(Input.HELLO)
         if not hello.version_min <= PROTOCOL_VERSION <= hello.version_max:
             spoken = f"{hello.version_min} to {hello.version_max}"
-            raise _ViolationError("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
+            raise ViolationError("version", f"the peer speaks protocol versions {spoken}, we speak {PROTOCOL_VERSION}")
         self._check_greeting(hello.greeting)
         self._outcomes.append(GreetingReceived(greeting=hello.greeting, identity=self.identity))
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if not self.is_initiator or self._local_greeting is None:
-            raise _ViolationError("protocol_error", "Welcome answers a Hello")
+            raise ViolationError("protocol_error", "Welcome answers a Hello")
         self._move(Input.WELCOME)
         if welcome.version != PROTOCOL_VERSION:
-            raise _ViolationError(
+            raise ViolationError(
                 "version", f"the peer chose protocol version {welcome.version}, we offered {PROTOCOL_VERSION}"
             )
         if welcome.epoch <= self._local_greeting.known_epoch:
-            raise _ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
+            raise ViolationError("protocol_error", f"epoch {welcome.epoch} is not a new one")
         self._check_greeting(welcome.greeting)
         # It has admitted us and may follow up with many subscriptions at once, before we have judged it.
         self._frames.max_frame_bytes = limits.MAX_FRAME_BYTES
@@ -688,21 +404,22 @@ class Link:
     def _check_greeting(self, greeting: Greeting) -> None:
         """What the peer claims must agree with what its mechanism proved."""
         if greeting.cluster != self._cluster:
-            raise _ViolationError("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
+            raise ViolationError("cluster_mismatch", f"the peer belongs to cluster {greeting.cluster!r}")
         if self.identity is not None:
             if self.identity.node != greeting.node:
                 detail = f"certified as {self.identity.node!r}, it calls itself {greeting.node!r}"
-                raise _ViolationError("identity_mismatch", detail)
+                raise ViolationError("identity_mismatch", detail)
             if (self.identity.role or "") != greeting.role:
                 detail = f"certified for role {self.identity.role or ''!r}, it claims {greeting.role!r}"
-                raise _ViolationError("role_mismatch", detail)
+                raise ViolationError("role_mismatch", detail)
         self.greeting = greeting
 
     def _on_subscriptions(self, body: Subscriptions, now: float) -> None:
         self._move(Input.SUBSCRIPTIONS)
-        if not all(map(str.isprintable, body.prefixes)):  # they are shown to people
-            raise _ViolationError("protocol_error", "a subscription that no topic can have")
-        self._outcomes.append(SubscriptionsReceived(prefixes=tuple(body.prefixes)))
+        prefixes = tuple(dict.fromkeys(body.prefixes))
+        if not all(map(str.isprintable, prefixes)):  # they are shown to people
+            raise ViolationError("protocol_error", "a subscription that no topic can have")
+        self._outcomes.append(SubscriptionsReceived(prefixes=prefixes))
         self._send(Subscribed(body.version), now)
         if not self._peer_subscribed:
             self._peer_subscribed = True
@@ -711,9 +428,9 @@ class Link:
 
     def _on_ready(self) -> None:
         if not self._peer_subscribed and self.state is LinkState.SYNCING:
-            raise _ViolationError("protocol_error", "Ready before Subscriptions")
+            raise ViolationError("protocol_error", "Ready before Subscriptions")
         if self._is_ready_heard and self.state is LinkState.SYNCING:
-            raise _ViolationError("protocol_error", "a second Ready")
+            raise ViolationError("protocol_error", "a second Ready")
         self._is_ready_heard = True
         if self.state is LinkState.SYNCING and not self._is_ready_said:
             return  # we wait for state, and say Ready when it is here
@@ -735,29 +452,3 @@ class Link:
             return
         self._send(Goodbye("goodbye"), now)
         self._close(CloseKind.LEFT, reason(code), Side.THEIRS, printable(detail))
-
-    def _how_it_ends(self) -> CloseKind:
-        """What the end of the connection means now."""
-        match self.state:
-            case LinkState.UP:
-                return CloseKind.LOST
-            case LinkState.LEAVING:
-                return CloseKind.CLOSED
-            case _:
-                return CloseKind.FAILED
-
-    def _send(self, body: Body, now: float) -> None:
-        if not self._channel.is_established:
-            return  # it ended in the middle of what arrived; `ChannelFailed` or `ChannelClosed` follows
-        if self._lossy is None:
-            self._channel.send(encode_frame(body))
-        else:
-            self._lossy.send_frame(encode_frame(body), now, is_reliable=True)
-        self._last_sent = now
-
-    def _close(self, kind: CloseKind, code: str, side: Side, detail: str, retry_after_s: float = 0.0) -> None:
-        if self.state is LinkState.CLOSED:
-            return
-        self.state = LinkState.CLOSED
-        self._outcomes.append(LinkClosed(kind=kind, code=code, side=side, detail=detail, retry_after_s=retry_after_s))
-        self._channel.close()

@@ -41,6 +41,7 @@ __all__ = [
     "Request",
     "Response",
     "Stream",
+    "Strings",
     "Subscribed",
     "Subscriptions",
     "Welcome",
@@ -79,6 +80,7 @@ _MAX_KNOWN_EPOCH: Final = 2**62
 """Leaves room to count on from whatever a peer says it knows."""
 _KnownEpoch = Annotated[int, msgspec.Meta(ge=0, le=_MAX_KNOWN_EPOCH)]
 _Numbers = Annotated[list[_Count], msgspec.Meta(max_length=8)]
+_Text = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_TOPIC_BYTES)]
 _StreamId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
@@ -105,6 +107,7 @@ class FrameKind(IntEnum):
     REQUEST = 16
     RESPONSE = 17
     STORE = 18
+    STRINGS = 19
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -251,6 +254,14 @@ class Response(Body, frozen=True, array_like=True, gc=False):
     """A batch of one run with one event, or nothing."""
 
 
+class Strings(Body, frozen=True, array_like=True, gc=False):
+    """What the sender's table of names and topics has grown by: all of it first, in the state exchange."""
+
+    base: _Count
+    """How many were told before on this channel."""
+    pairs: Annotated[list[tuple[_Text, _Text]], msgspec.Meta(max_length=limits.MAX_STRINGS)]
+
+
 class DurableHeader(msgspec.Struct, frozen=True, gc=False):
     """What stands before durable events."""
 
@@ -283,6 +294,7 @@ _BODIES: Final[dict[FrameKind, type[Body]]] = {
     FrameKind.GAP: Gap,
     FrameKind.STREAM: Stream,
     FrameKind.POSITION: Position,
+    FrameKind.STRINGS: Strings,
     FrameKind.REQUEST: Request,
     FrameKind.RESPONSE: Response,
 }

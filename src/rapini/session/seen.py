@@ -70,6 +70,14 @@ class Ranges:
         afters[low:high] = [after]
         return new
 
+    def extend(self, first: int, after: int) -> bool:
+        """Add these numbers if they come right after the highest; false if they do not."""
+        afters = self._afters
+        if not afters or afters[-1] != first:
+            return False
+        afters[-1] = after
+        return True
+
     def forget_lowest(self) -> None:
         """Forget the range with the lowest numbers."""
         del self._firsts[0], self._afters[0]
@@ -96,10 +104,19 @@ class Seen:
         self._max_all_ranges = max_all_ranges
         self._streams: OrderedDict[tuple[str, bytes], Ranges] = OrderedDict()
         self._all_ranges = 0
+        self._last_key = ("", b"")
+        self._last = Ranges()
 
     def __len__(self) -> int:
         """Ranges that are remembered."""
         return self._all_ranges
+
+    def follows(self, origin: str, stream: bytes, first: int, count: int) -> bool:
+        """Whether these are of the stream of the last call, and come right after its highest: then they are new.
+
+        They are noted as seen. If not, nothing is, and `add` says which of them are new: a short cut of that.
+        """
+        return self._last_key == (origin, stream) and self._last.extend(first, first + count)
 
     def add(self, origin: str, stream: bytes, first: int, count: int) -> list[tuple[int, int]]:
         """Note events as seen.
@@ -119,6 +136,7 @@ class Seen:
             ranges = self._streams[key] = Ranges()
         else:
             self._streams.move_to_end(key)
+        self._last_key, self._last = key, ranges
         before = len(ranges)
         new = ranges.add(first, first + count)
         if len(ranges) > self._max_ranges:

@@ -45,6 +45,7 @@ class Input(Enum):
     REQUEST = "Request"
     RESPONSE = "Response"
     STORE = "Store"
+    STRINGS = "Strings"
     PING = "Ping"
     PONG = "Pong"
     GOODBYE = "Goodbye"
@@ -64,6 +65,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.SYNCING, i.SUBSCRIBED): s.SYNCING,
         (s.JUDGING, i.STREAM): s.JUDGING,
         (s.SYNCING, i.STREAM): s.SYNCING,
+        (s.LEAVING, i.STREAM): s.LEAVING,
         (s.SYNCING, i.POSITION): s.SYNCING,
         (s.UP, i.POSITION): s.UP,
         (s.LEAVING, i.POSITION): s.LEAVING,
@@ -72,7 +74,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.UP, i.LEAVE): s.LEAVING,
     }
     for state in (s.JUDGING, s.SYNCING, s.UP, s.LEAVING):
-        for ready in (i.PING, i.PONG, i.STORE):
+        for ready in (i.PING, i.PONG, i.STORE, i.STRINGS):
             table[state, ready] = state
         table[state, i.GOODBYE] = s.CLOSED
         table[state, i.REJECT] = s.CLOSED

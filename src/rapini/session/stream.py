@@ -15,8 +15,12 @@ acknowledged last, which the spool keeps.
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 __all__ = ["StreamIntake", "StreamSender"]
+
+_MAX_UNSETTLED: Final = 256
+"""Pieces of what was not settled that are known apart."""
 
 
 class StreamSender:
@@ -25,13 +29,14 @@ class StreamSender:
     Args:
         position: Where it starts.
         is_kept: Whether the spool keeps its position: it is owed what it misses.
+        settled: What it had settled before; by default, everything up to where it starts.
     """
 
-    def __init__(self, position: int, *, is_kept: bool) -> None:
+    def __init__(self, position: int, *, is_kept: bool, settled: int | None = None) -> None:
         self.is_kept = is_kept
         self.position = position
         """Everything before it was sent, or is not wanted."""
-        self.settled = position
+        self.settled = position if settled is None else settled
         """Everything before it is the subscriber's for good."""
         self.acknowledged = 0
         """Events that the subscriber has taken."""
@@ -86,6 +91,9 @@ class StreamIntake:
         """What the publisher was told last, `taken` and `settled`."""
         self._spans: deque[tuple[int, int]] = deque()
         self._done: set[int] = set()
+        self._unsettled: deque[tuple[int, int]] = deque()
+        """Events, or gaps in their place, that have come and are not settled: first numbers and those after the last.
+        """
 
     def receive(self, after: int, first: int, count: int) -> int | None:
         """Account for what came; returns how many of its events we had already, or `None` if it does not continue.
@@ -99,6 +107,12 @@ class StreamIntake:
         start, self.position = self.position, end
         if end > start:
             self._spans.append((start, end))
+        if count > known:
+            last = self._unsettled[-1] if self._unsettled else None
+            if last is not None and (last[1] == first or len(self._unsettled) >= _MAX_UNSETTLED):
+                self._unsettled[-1] = (last[0], end)
+            else:
+                self._unsettled.append((first, end))
         return known
 
     def take(self, start: int, end: int) -> None:
@@ -111,5 +125,14 @@ class StreamIntake:
             self._done.discard(self.taken)
 
     def settle(self, position: int | None = None) -> None:
-        """All before a position is ours for good: the application committed it, or by default, took it."""
-        self.settled = max(self.settled, self.taken if position is None else min(position, self.position))
+        """All before a position is ours for good: the application committed it, or by default, took it.
+
+        So is what was taken and brought nothing, where nothing unsettled stands before it: a subscriber that commits
+        positions with its output has none to commit there, and must not hold up the publisher's spool.
+        """
+        settled = self.taken if position is None else min(position, self.position)
+        self.settled = max(self.settled, settled)
+        unsettled = self._unsettled
+        while unsettled and unsettled[0][1] <= self.settled:
+            unsettled.popleft()
+        self.settled = max(self.settled, min(self.taken, unsettled[0][0] if unsettled else self.taken))

@@ -33,9 +33,11 @@ from rapini.stores.messages import (
     Unfollow,
     Write,
     Writes,
+    answer_unknown_untrusted,
     decode_changes_untrusted,
     decode_from_master_untrusted,
     encode,
+    is_from_clone_untrusted,
 )
 from rapini.stores.operations import Operation
 from rapini.stores.outcomes import (
@@ -297,6 +299,9 @@ class CloneStore:
         role = self._links.get(peer)
         if role is None or role is LinkRole.BROKEN:
             return
+        if role not in _FOLLOWED and is_from_clone_untrusted(data):
+            self._answer_clone(peer, data)
+            return
         try:
             self._handle(peer, role, decode_from_master_untrusted(data), now)
         except DecodeError as exc:
@@ -310,6 +315,12 @@ class CloneStore:
             self._say(peer, Unfollow())
             self._outcomes.append(SyncFailed(peer=peer, code="store_full", detail=str(exc)))
             self._lose_master(now)
+
+    def _answer_clone(self, peer: str, data: bytes | memoryview) -> None:
+        """The peer has a clone too, and asks us as we ask it; whatever else a clone says is for a master."""
+        answer = answer_unknown_untrusted(data)
+        if answer is not None and len(self._first[peer]) <= limits.MAX_STORE_ANSWERS:
+            self._first[peer].append(answer)
 
     def _handle(self, peer: str, role: LinkRole, message: FromMaster, now: float) -> None:
         match message:

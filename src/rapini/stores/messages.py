@@ -49,6 +49,7 @@ __all__ = [
     "decode_from_master_untrusted",
     "encode",
     "encode_changes",
+    "is_from_clone_untrusted",
 ]
 
 _MAX_COUNT: Final = 2**62
@@ -248,6 +249,15 @@ def answer_unknown_untrusted(data: bytes | memoryview) -> bytes | None:
     except DecodeError:
         return None
     return encode(NoStore()) if isinstance(message, Follow) else None
+
+
+def is_from_clone_untrusted(data: bytes | memoryview) -> bool:
+    """Whether a message is one that clones say: two clones that meet ask each other."""
+    try:
+        decode_from_clone_untrusted(data)
+    except DecodeError:
+        return False
+    return True
 
 
 def _check_size(data: bytes | memoryview) -> None:

@@ -5,11 +5,16 @@ Each process appends to a file of its own, one line a fact, which survives SIGKI
 
     L name life                     a process has started
     i life first count              a publisher is about to publish these
-    a life after                    `publish()` has returned for all numbers before `after`
+    a life after                    accepted: `publish()` (of a durable class `publish_durable()`, so it is on disk)
+                                    has returned for all numbers before `after`, but for those refused
+    x life first count code         refused: it raised for these; they are not owed, and may come all the same
     c|f life acknowledged {causes}  its counters, now and then (c), or when all was settled at the end (f)
     e origin life number peer epoch a receiver took this event
     s peer state epoch code         a receiver saw this status; in order with its events
-    g origin life count reason      a receiver was told of a gap; in order with its events
+    g peer epoch class count reason a receiver was told of a gap; in order with its events
+
+A gap names no life. One of a session's classes belongs to the life whose events came in the same incarnation of the
+peer, by the statuses around it; one of a durable stream, which has all lives, to the publisher as a whole.
 
 The checker (`Account`) then says of each life how many events were lost, repeated, out of order, or received though
 nobody published them, and whether counters or gaps cover the losses *exactly*. A torn last line (the process died in
@@ -36,6 +41,7 @@ __all__ = [
     "life_line",
     "mend",
     "order_faults",
+    "refused_line",
     "snapshot_line",
     "status_line",
     "taken_line",
@@ -43,6 +49,9 @@ __all__ = [
 
 _IN_DOUBT: Final = "unacknowledged"
 """A drop of which the sender cannot say whether it arrived: its receiver never came back as the same."""
+
+_NO_DROPS: Final = frozenset({"unrouted", "not_encodable"})
+"""What a publisher counts of events that were owed to nobody: no gap tells of them."""
 
 _UP: Final = frozenset({"up", "resumed", "restarted"})
 _DOWN: Final = frozenset({"lost", "left"})
@@ -79,9 +88,14 @@ def status_line(peer: str, state: str, epoch: int, code: str) -> str:
     return f"s {peer or '-'} {state} {epoch} {code or '-'}\n"
 
 
-def gap_line(origin: str, life: int, count: int, reason: str) -> str:
+def refused_line(life: int, first: int, count: int, code: str) -> str:
+    """`publish_durable()` raised for `count` events from number `first` on."""
+    return f"x {life} {first} {count} {code}\n"
+
+
+def gap_line(peer: str, epoch: int, delivery: str, count: int, reason: str) -> str:
     """A receiver was told that so many events are missing."""
-    return f"g {origin} {life} {count} {reason}\n"
+    return f"g {peer} {epoch} {delivery} {count} {reason}\n"
 
 
 def mend(path: Path) -> None:
@@ -123,6 +137,10 @@ class LifeAccount:
     """Events that `publish()` has returned for."""
     acknowledged: int = 0
     """By the last snapshot."""
+    refused: set[int] = field(default_factory=set)
+    """Events that `publish_durable()` has raised for."""
+    refusals: set[str] = field(default_factory=set)
+    """With these codes."""
     counted: dict[str, int] = field(default_factory=dict)
     """Drops by cause, by the last snapshot."""
     is_settled: bool = False
@@ -139,7 +157,12 @@ class LifeAccount:
     @property
     def lost(self) -> int:
         """Accepted events that were not received."""
-        return self.accepted - sum(1 for number in self.received if number < self.accepted)
+        return len(self.missing)
+
+    @property
+    def missing(self) -> set[int]:
+        """Their numbers."""
+        return set(range(self.accepted)) - self.refused - self.received
 
     def take(self, number: int) -> None:
         """The receiver took this number."""
@@ -162,11 +185,30 @@ class LifeAccount:
                 told += self._uncounted()
             case Delivery.RELIABLE:
                 covered = sum(self.gaps.values())
-                if self.is_settled and self.lost != covered:
+                unowed = sum(self.counted.get(cause, 0) for cause in _NO_DROPS)
+                if self.is_settled and self.lost - unowed != covered:
                     told.append(f"{self.lost} lost, gaps for {covered}")
             case Delivery.DURABLE | Delivery.AT_LEAST_ONCE:
                 told += [f"{self.lost} accepted and lost"] if self.lost else []
         return [f"{self.origin} life {self.life}: {what}" for what in told]
+
+    def untold(self) -> list[str]:
+        """Where the receiver was told of other losses, or told otherwise, than its publisher counted.
+
+        Of a settled life, cause by cause, and every event was received or told of. Of a killed one the counters are
+        lost, but no event may be both.
+        """
+        received, told = len(self.received), sum(self.gaps.values())
+        if not self.is_settled:
+            too_many = received + told > self.intended
+            text = f"{self.origin} life {self.life}: {self.intended} intended, {received} received, gaps for {told}"
+            return [text] if too_many else []
+        drops = {cause: count for cause, count in self.counted.items() if cause not in _NO_DROPS}
+        unowed = sum(self.counted.values()) - sum(drops.values())
+        faults = [f"{drops} counted, gaps for {self.gaps}"] if drops != self.gaps else []
+        if received + told + unowed != self.accepted:
+            faults.append(f"{self.accepted} published, {unowed} to nobody, {received} received, gaps for {told}")
+        return [f"{self.origin} life {self.life}: {fault}" for fault in faults]
 
     def _uncounted(self) -> list[str]:
         """Whether the publisher's counters explain every loss.
@@ -189,6 +231,15 @@ class LifeAccount:
         return []
 
 
+@dataclass(slots=True)
+class _Incarnation:
+    """A peer's, as one life of the receiver saw it."""
+
+    gaps: dict[str, int] = field(default_factory=dict)
+    life: tuple[str, int] | None = None
+    """Whose it is, once an event has told."""
+
+
 class Account:
     """All lives of all publishers, from the files.
 
@@ -199,6 +250,10 @@ class Account:
 
     def __init__(self, publishers: Mapping[str, Path], receiver: Path) -> None:
         self.lives: dict[tuple[str, int], LifeAccount] = {}
+        self.stream_gaps: dict[str, dict[str, int]] = {}
+        """Missing events of durable streams that the receiver was told of, by publisher and reason."""
+        self.all_gaps: dict[str, dict[str, int]] = {}
+        """All that it was told of, by publisher and reason; those of lives that nothing was received of, too."""
         for name, path in publishers.items():
             self._read_publisher(name, path)
         self._read_receiver(receiver)
@@ -215,6 +270,10 @@ class Account:
                     self._of(name, int(life)).intended = int(first) + int(count)
                 case ["a", life, after]:
                     self._of(name, int(life)).accepted = int(after)
+                case ["x", life, first, count, code]:
+                    account = self._of(name, int(life))
+                    account.refused.update(range(int(first), int(first) + int(count)))
+                    account.refusals.add(code)
                 case [("c" | "f") as kind, life, acknowledged, causes]:
                     account = self._of(name, int(life))
                     account.acknowledged = int(acknowledged)
@@ -226,30 +285,46 @@ class Account:
                     raise ValueError(f"not a publisher's line: {' '.join(fact)}")
 
     def _read_receiver(self, path: Path) -> None:
+        incarnations: dict[str, _Incarnation] = {}  # the present one of each peer
+        past: list[_Incarnation] = []
         for fact in _facts(path):
             match fact:
-                case ["e", origin, life, number, _, _]:
+                case ["e", origin, life, number, peer, _]:
+                    if peer in incarnations:
+                        incarnations[peer].life = (origin, int(life))
                     account = self._of(origin, int(life))
                     if int(number) >= account.intended:
                         account.invented += 1
                     else:
                         account.take(int(number))
-                case ["g", origin, life, count, reason]:
-                    gaps = self._of(origin, int(life)).gaps
-                    gaps[reason] = gaps.get(reason, 0) + int(count)
+                case ["g", peer, _, delivery, count, reason]:
+                    _add(self.all_gaps.setdefault(peer, {}), {reason: int(count)})
+                    is_durable = delivery == Delivery.DURABLE.value
+                    place = self.stream_gaps.setdefault(peer, {}) if is_durable else incarnations[peer].gaps
+                    _add(place, {reason: int(count)})
+                case ["s", peer, ("up" | "restarted"), _, _]:
+                    incarnations[peer] = _Incarnation()
+                    past.append(incarnations[peer])
                 case ["s", *_] | ["L", *_]:
                     pass
                 case _:
                     raise ValueError(f"not a receiver's line: {' '.join(fact)}")
+        for incarnation in past:
+            if incarnation.life is not None:
+                _add(self._of(*incarnation.life).gaps, incarnation.gaps)
 
     def faults(self, delivery: Delivery) -> list[str]:
         """Where what happened is not what was promised; empty if it is."""
         return [fault for life in self.lives.values() for fault in life.faults(delivery)]
 
+    def untold(self) -> list[str]:
+        """Where the receiver was told of other losses than the publishers counted; empty if nowhere."""
+        return [fault for life in self.lives.values() for fault in life.untold()]
+
     @property
     def published(self) -> int:
         """Events accepted, of all lives."""
-        return sum(life.accepted for life in self.lives.values())
+        return sum(life.accepted - len(life.refused) for life in self.lives.values())
 
     @property
     def received(self) -> int:
@@ -270,8 +345,14 @@ class Account:
         """Drops that the publishers counted, by cause, by each life's last snapshot."""
         total: dict[str, int] = {}
         for life in self.lives.values():
-            for cause, count in life.counted.items():
-                total[cause] = total.get(cause, 0) + count
+            _add(total, life.counted)
+        return total
+
+    def told(self) -> dict[str, int]:
+        """Events that the receiver was told are missing, by reason."""
+        total: dict[str, int] = {}
+        for reasons in self.all_gaps.values():
+            _add(total, reasons)
         return total
 
     def summary(self) -> dict[str, object]:
@@ -283,13 +364,20 @@ class Account:
             "lost": self.lost,
             "duplicated": self.duplicated,
             "reordered": sum(life.reordered for life in self.lives.values()),
+            "refused": sum(len(life.refused) for life in self.lives.values()),
             "counted": self.counted(),
+            "gaps": self.told(),
             "settled": sum(life.is_settled for life in self.lives.values()),
         }
 
 
+def _add(total: dict[str, int], counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        total[name] = total.get(name, 0) + count
+
+
 def order_faults(receiver: Path) -> list[str]:
-    """Where a receiver saw statuses and events of a peer in an order that is not allowed; empty if nowhere.
+    """Where a receiver saw statuses, gaps and events of a peer in an order that is not allowed; empty if nowhere.
 
     Events of epoch n come after the status that says it is up and before the one that says it is gone; of no epoch
     after that of a newer one; and an epoch is gone before the next is up.
@@ -311,9 +399,10 @@ def order_faults(receiver: Path) -> list[str]:
             case ["s", peer, state, epoch, _] if state in _DOWN:
                 if up.pop(peer, None) != int(epoch):
                     told.append(f"line {number}: {peer} {state} {epoch}, which was not up")
-            case ["e", _, _, _, peer, epoch]:
+            case ["e", _, _, _, peer, epoch] | ["g", peer, epoch, _, _, _]:
                 if up.get(peer) != int(epoch):
-                    told.append(f"line {number}: an event of {peer}, epoch {epoch}, while {up.get(peer)} was up")
-            case _:  # gaps, and statuses of peers that are on their way up
+                    now = up.get(peer)
+                    told.append(f"line {number}: an event or a gap of {peer}, epoch {epoch}, while {now} was up")
+            case _:  # statuses of peers that are on their way up
                 pass
     return told

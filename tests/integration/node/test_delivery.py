@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from rapini import Event, FileCheckpoint, Gap, Node, PeerState, PublishOutcome, SqliteCheckpoint
+from rapini import AsyncNode, Event, FileCheckpoint, Gap, Node, PeerState, PublishOutcome, SqliteCheckpoint
 from rapini.errors import LocalError, StoreError
 from tests.integration.node.support import QUICK, SCHEMES, Keys, Recorder, eventually, port_of, running
 from tests.programs.events import KeptTick, SureTick, Tick
@@ -320,6 +321,29 @@ def test_a_publisher_may_wait_for_room_in_the_spool(keys: Keys, tmp_path: Path) 
             assert not gaps(seen)
 
 
+def test_durable_events_keep_within_the_credit_of_a_subscriber_that_is_behind(keys: Keys, tmp_path: Path) -> None:
+    """More than the credit is on disk while the consumer pauses: it waits there, and the link stays up."""
+    window_bytes = 64 * 1024
+    sender_node = Node("sender", **keys.of("sender"), spool=str(tmp_path / "spool"))
+    with (
+        running(sender_node) as (sender, told),
+        running(Node("receiver", **keys.of("receiver"), window_bytes=window_bytes)) as (receiver, seen),
+    ):
+        receiver.subscribe("kept/")
+        sender.connect(receiver.listen("tcp+tls://127.0.0.1:0"))
+        eventually(lambda: sender.publish_durable(KeptTick(sender="sender", number=-1)).value == "on_disk")
+        seen.pause()
+        for number in range(20):
+            sender.publish_many([KeptTick(sender="sender", number=number * 500 + at) for at in range(500)])
+            sender.flush(0.01)
+        assert sender.peers()[0].is_up
+        seen.resume()
+        assert sender.flush(10)
+        eventually(lambda: len(numbers(seen, KeptTick)) == 10_001)
+        assert numbers(seen, KeptTick) == list(range(-1, 10_000))
+        assert [status for status in told.statuses("receiver") if status.state is PeerState.LOST] == []
+
+
 def test_without_a_checkpoint_what_was_in_hand_comes_again(keys: Keys, tmp_path: Path) -> None:
     """At least once: an event counts as taken only when the application asks for the next."""
     with running(Node("sender", **keys.of("sender"), spool=str(tmp_path / "spool"))) as (sender, told):
@@ -436,3 +460,35 @@ def test_what_memory_has_no_room_for_spills_to_disk_and_comes_back(keys: Keys, t
         eventually(lambda: numbers(seen, SureTick) == list(range(1000)))
         assert not gaps(seen)
         assert spill.kept_bytes == 0
+
+
+def test_asyncio_programs_checkpoint_too(keys: Keys, tmp_path: Path) -> None:
+    """Callbacks and tasks alike: what was given to the application is what a checkpoint covers."""
+    output = tmp_path / "output"
+
+    async def take(url: str, most: int) -> None:
+        with FileCheckpoint(output) as checkpoint:
+            async with AsyncNode("receiver", **keys.of("receiver"), checkpoint=checkpoint) as receiver:
+                await receiver.subscribe("kept/")
+                await receiver.connect(url)
+                count = 0
+                async for event, _ in receiver.events():
+                    assert isinstance(event, KeptTick)
+                    checkpoint.write(b"%d\n" % event.number)
+                    count += 1
+                    if count == most:
+                        receiver.checkpoint()
+                        return
+
+    async def play() -> None:
+        options = {**keys.of("sender"), "spool": str(tmp_path / "spool")}
+        async with AsyncNode("sender", **options, durable_subscribers={"receiver": ["kept/"]}) as sender:
+            url = sender.listen("tcp+tls://127.0.0.1:0")
+            for number in range(20):
+                outcome = await sender.publish_durable(KeptTick(sender="sender", number=number))
+                assert outcome is PublishOutcome.ON_DISK
+            await take(url, 7)
+            await take(url, 13)
+
+    asyncio.run(play())
+    assert output.read_text().split() == [str(number) for number in range(20)]

@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from rapini import Gap, Node, Origin, UnknownEvent
-from rapini.codec import join_runs
+from rapini import EventRun, Gap, Node, Origin, UnknownEvent
+from rapini.codec import Codec, join_runs
 from rapini.errors import ConfigError
 from rapini.events.delivery import Delivery
 from tests.integration.node.support import QUICK, SCHEMES, Keys, Recorder, eventually
@@ -114,9 +114,10 @@ def test_an_event_keeps_its_name_for_good(keys: Keys) -> None:
             for node in (near, far):
                 got: dict[int, tuple[str, bytes, int]] = {}
                 for run in node.items(timeout_s=5):
-                    if not hasattr(run, "events"):
+                    if not isinstance(run, EventRun):
                         continue
                     for at, event in enumerate(run.events):
+                        assert isinstance(event, Tick)
                         got[event.number] = (run.origin.node, run.stream, run.first_sequence + at)
                     if 99 in got:
                         break
@@ -207,7 +208,8 @@ def test_own_events_that_come_back_are_dropped(keys: Keys) -> None:
 
 def _batch(node: Node, origin: str, first: int) -> bytes:
     """A relayed batch of one tick, as another node would have made it."""
-    codec = node._core.publisher.codec
+    del node
+    codec = Codec()
     runs, _ = codec.encode_run("tick/main", [Tick(origin, first)], first)
     (run,), _ = codec.split_batch_untrusted(join_runs(runs))
     return join_runs([codec.forward_run(msgspec.structs.replace(run, origin=origin, stream=bytes(16), hops=1))])

@@ -373,3 +373,101 @@ def test_development_mode_refuses_what_cannot_be_encoded() -> None:
     with pytest.raises(EventError) as caught:
         Codec().check(msgspec.structs.replace(everything_example(), blob=object()))
     assert caught.value.code == "not_encodable"
+
+
+# -- numbers, and runs that are relayed -------------------------------------------------------------------------------
+
+
+def numbered(events: list[Event], first: int, topic: str = TOPIC) -> bytes:
+    """A batch as a publisher makes it."""
+    return join_runs(Codec().encode_run(topic, events, first)[0])
+
+
+def test_a_run_carries_the_number_of_its_first_event() -> None:
+    run = decode_one(numbered([everything_example()] * 3, 41))
+    assert (run.first, run.count, run.origin, run.stream, run.hops) == (41, 3, "", b"", 0)
+    run = decode_one(batch_of(everything_example()))
+    assert (run.first, run.count) == (-1, 1)
+
+
+def test_numbers_stay_right_where_runs_are_halved_and_events_fall_out() -> None:
+    large = [RawEvent(bytes(HALF // 2 - 100)) for _ in range(5)]
+    runs, failures = Codec().encode_run("raw/1", [*large, RawEvent(bytes(HALF)), RawEvent(b"last")], 100)
+    assert [failure.is_too_large for failure in failures] == [True]
+    decoded = Codec().decode_batch_untrusted(join_runs(runs))
+    numbers = [run.first + at for run in decoded for at in range(len(run.events))]
+    assert numbers == [100, 101, 102, 103, 104, 106]
+
+
+def test_unknown_events_keep_their_numbers_too() -> None:
+    events = [UnknownEvent("No.Such", b"\x91\x01"), UnknownEvent("No.Such", b"\x91\x02")]
+    runs = Codec().decode_batch_untrusted(numbered(list(events), 7))
+    assert [run.first for run in runs] == [7, 8]
+
+
+@given(st.lists(everything, min_size=1, max_size=5), st.integers(0, 2**61), st.integers(1, 255))
+def test_a_forwarded_run_is_the_same_with_its_origin(events: list[Everything], first: int, hops: int) -> None:
+    codec = Codec()
+    (run,), bad = codec.split_batch_untrusted(numbered(list(events), first))
+    assert (run.first, run.count, run.origin, bad) == (first, len(events), "", 0)
+    passed = msgspec.structs.replace(run, origin="sensor-1", stream=b"s" * 16, hops=hops)
+    sent = codec.forward_run(passed)
+    assert (sent.topic, sent.count) == (TOPIC, len(events))
+    back = decode_one(join_runs([sent]))
+    assert list(back.events) == events
+    assert (back.first, back.origin, back.stream, back.hops) == (first, "sensor-1", b"s" * 16, hops)
+    ((again,), _) = codec.split_batch_untrusted(join_runs([sent]))
+    assert bytes(again.events) == bytes(run.events)
+    assert codec.encode_calls == 0
+
+
+@given(st.integers(1, 6), st.data())
+def test_a_part_of_a_run_holds_those_events(count: int, data: st.DataObject) -> None:
+    codec = Codec()
+    events = [RawEvent(bytes([number])) for number in range(count)]
+    ((run,), _) = codec.split_batch_untrusted(numbered(list(events), 50, "raw/1"))
+    first = data.draw(st.integers(0, count - 1))
+    after = data.draw(st.integers(first + 1, count))
+    back = decode_one(join_runs([codec.forward_run(codec.cut_run_untrusted(run, 50 + first, after - first))]))
+    assert (back.first, list(back.events)) == (50 + first, events[first:after])
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        ["Everything", TOPIC, 1, b"\x91\x90"],
+        ["Everything", TOPIC, 2, b"\x91\x90", 0],
+        ["Everything", TOPIC, 0, b"\x90", 0],
+        ["Everything", TOPIC, 2**40, b"\xdd\xff\xff\xff\xff\x90", 0],
+        ["Everything", "a\nb", 1, b"\x91\x90", 0],
+        ["Everything", TOPIC, 1, b"\x91\x90", 2**62],
+        ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "se nsor", bytes(16), 1],
+        ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "sensor", b"", 1],
+        ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 256],
+    ],
+    ids=["unnumbered", "other count", "empty", "huge count", "topic", "number", "origin", "stream", "hops"],
+)
+def test_what_cannot_be_forwarded_is_left_out_and_its_neighbours_are_not(run: list[object]) -> None:
+    good = ["Everything", TOPIC, 1, b"\x91\x90", 0, -1, "sensor", bytes(16), 255]
+    runs, bad = Codec().split_batch_untrusted(pack([run, good]))
+    assert ([each.origin for each in runs], bad) == (["sensor"], 1)
+
+
+@given(st.binary(max_size=200))
+def test_parting_garbage_raises_a_decode_error_or_nothing(data: bytes) -> None:
+    codec = Codec()
+    with suppress(DecodeError):
+        for run in codec.split_batch_untrusted(data)[0]:
+            codec.forward_run(run)
+            codec.cut_run_untrusted(run, run.first, 1)
+
+
+def test_a_part_of_a_garbled_run_is_a_decode_error() -> None:
+    ((run,), _) = Codec().split_batch_untrusted(pack([["Everything", TOPIC, 2, b"\x92\xc1\xc1", 5]]))
+    with pytest.raises(DecodeError):
+        Codec().cut_run_untrusted(run, 5, 1)
+
+
+def test_newer_fields_of_a_run_are_ignored() -> None:
+    run = decode_one(pack([["No.Such", TOPIC, 1, b"\x91\x90", 5, -1, "sensor", bytes(16), 1, "newer", 7]]))
+    assert (run.first, run.origin) == (5, "sensor")

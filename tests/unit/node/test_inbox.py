@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from rapini.codec import Codec, join_runs
@@ -25,19 +27,19 @@ LOST = PeerStatus(state=PeerState.LOST, peer="peer")
 class Desk:
     """An inbox, what was taken from it, and what was counted."""
 
-    def __init__(self, *prefixes: str) -> None:
+    def __init__(self, *prefixes: str, name: str = "", relays: Sequence[str] = ()) -> None:
         self.counters = Counters()
-        self.inbox = Inbox(self.counters)
+        self.inbox = Inbox(self.counters, name, relays)
         self.inbox.prefixes = prefixes
         self.taken: list[ReceivedBatch] = []
 
-    def put(self, data: bytes, count: int, *, peer: str = "peer") -> None:
-        self.inbox.put(self._batch(data, count, peer))
+    def put(self, data: bytes, count: int, *, peer: str = "peer", incarnation: bytes = b"") -> None:
+        self.inbox.put(self._batch(data, count, peer, incarnation))
 
     def hold(self, data: bytes, count: int) -> None:
         self.inbox.hold(self._batch(data, count, "peer"))
 
-    def _batch(self, data: bytes, count: int, peer: str) -> ReceivedBatch:
+    def _batch(self, data: bytes, count: int, peer: str, incarnation: bytes = b"") -> ReceivedBatch:
         return ReceivedBatch(
             peer=peer,
             epoch=2,
@@ -47,6 +49,7 @@ class Desk:
             count=count,
             data=data,
             taken=self.taken.append,
+            incarnation=incarnation,
         )
 
     def runs(self) -> list[EventRun]:
@@ -183,3 +186,80 @@ def test_whoever_waits_elsewhere_is_woken_by_every_put() -> None:
     desk.inbox.put_status(LOST)
     desk.inbox.end()
     assert len(woken) == 3
+
+
+# -- by two ways ------------------------------------------------------------------------------------------------------
+
+
+def relayed(first: int, *numbers: int, origin: str = "", hops: int = 1, stream: bytes = b"s" * 16) -> bytes:
+    """Numbered notes, relayed if there is an origin."""
+    codec = Codec()
+    runs, _ = codec.encode_run("inbox/note", [Note(number) for number in numbers], first)
+    if not origin:
+        return join_runs(runs)
+    split, _ = codec.split_batch_untrusted(join_runs(runs))
+    passed = [msgspec.structs.replace(run, origin=origin, stream=stream, hops=hops) for run in split]
+    return join_runs([codec.forward_run(run) for run in passed])
+
+
+def numbers_of(desk: Desk) -> list[int]:
+    return [event.number for run in desk.runs() for event in run.events if isinstance(event, Note)]
+
+
+def test_what_came_by_another_way_is_not_delivered_again() -> None:
+    desk = Desk("")
+    desk.put(relayed(10, 1, 2, 3, origin="sensor"), 3, peer="left")
+    desk.put(relayed(10, 1, 2, 3, origin="sensor", hops=4), 3, peer="right")
+    desk.put(relayed(12, 3, 4, 5, origin="sensor"), 3, peer="right")
+    desk.put(relayed(10, 1, 2, 3, origin="sensor", stream=b"t" * 16), 3, peer="right")
+    desk.put(relayed(10, 1, 2, 3, origin="other"), 3, peer="right")
+    got = [numbers_of(desk) for _ in range(5)]
+    assert got == [[1, 2, 3], [], [4, 5], [1, 2, 3], [1, 2, 3]]
+    assert desk.counters.repeated == {"right": 4}
+    assert desk.counters.bad_events == {}
+
+
+def test_the_direct_way_is_one_of_them() -> None:
+    desk = Desk("")
+    desk.put(relayed(0, 1, 2), 2, peer="sensor", incarnation=b"s" * 16)
+    desk.put(relayed(0, 1, 2, 3, origin="sensor"), 3, peer="relay")
+    desk.put(relayed(2, 3, 4), 2, peer="sensor", incarnation=b"s" * 16)
+    runs = [run for _ in range(3) for run in desk.runs()]
+    seen = [(run.origin.peer, run.origin.node, run.origin.hops, run.first_sequence, len(run.events)) for run in runs]
+    assert seen == [("sensor", "sensor", 0, 0, 2), ("relay", "sensor", 1, 2, 1), ("sensor", "sensor", 0, 3, 1)]
+    assert {run.stream for run in runs} == {b"s" * 16}
+
+
+def test_ones_own_events_are_not_delivered() -> None:
+    desk = Desk("", name="me")
+    desk.put(relayed(0, 1, origin="me"), 1)
+    assert numbers_of(desk) == []
+    assert desk.counters.repeated == {"peer": 1}
+
+
+def test_only_what_is_delivered_counts_as_seen() -> None:
+    """Who subscribes later gets what the other way still brings."""
+    desk = Desk("elsewhere/")
+    desk.put(relayed(0, 1, origin="sensor"), 1, peer="left")
+    assert numbers_of(desk) == []
+    desk.inbox.prefixes = ("inbox/",)
+    desk.put(relayed(0, 1, origin="sensor"), 1, peer="right")
+    assert numbers_of(desk) == [1]
+
+
+def test_bad_events_do_not_shift_the_numbers_of_their_neighbours() -> None:
+    desk = Desk("")
+    run = ["Note", "inbox/note", 3, b"\x93\x91\x01\x91\xc0\x91\x03", 10, -1, "sensor", b"s" * 16, 1]
+    desk.put(relayed(10, 1, origin="sensor"), 1, peer="left")
+    desk.put(msgspec.msgpack.encode([run]), 3, peer="right")
+    desk.put(relayed(12, 3, origin="sensor"), 1, peer="left")
+    assert [numbers_of(desk) for _ in range(3)] == [[1], [3], []]
+
+
+def test_a_peer_that_may_not_relay_cannot_take_the_place_of_an_honest_one() -> None:
+    desk = Desk("", relays=["relay"])
+    desk.put(relayed(0, 66, 67, origin="sensor"), 2, peer="evil")
+    desk.put(relayed(0, 1, 2), 2, peer="sensor", incarnation=b"s" * 16)
+    desk.put(relayed(2, 3, origin="sensor"), 1, peer="relay")
+    assert [numbers_of(desk) for _ in range(3)] == [[], [1, 2], [3]]
+    assert desk.counters.repeated == {"evil": 2}

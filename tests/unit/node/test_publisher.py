@@ -57,7 +57,11 @@ class Peerage:
         self.publisher.flush(0.0)
 
     def arrived(self, name: str) -> list[Event]:
-        runs = [run for batch in self.sent[name] for run in Codec().decode_batch_untrusted(batch.data)]
+        runs = [
+            run
+            for batch in self.sent[name]
+            for run in Codec().decode_batch_untrusted(batch.data, self.publisher.strings.pairs)
+        ]
         return [event for run in runs for event in run.events]
 
 

@@ -289,3 +289,14 @@ def test_a_damaged_tls_stream_delivers_a_beginning_and_then_ends(
     assert len(got) < EVENTS or (what, number) == ("repeat", EVENTS - 1)
     assert [end.kind for end in pair.responder.seen(LinkClosed)] == [CloseKind.LOST]
     assert in_order(pair.responder.happened)
+
+
+# -- idle -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_idle_link_has_one_ping_a_second_and_its_answer() -> None:
+    pair = settle(joined_pair())
+    pair.advance(20.0, step=0.05)
+    assert [end.link.state for end in pair.ends] == [LinkState.UP, LinkState.UP]
+    assert 19 <= len(pair.initiator.seen(PongReceived)) <= 23
+    assert pair.responder.seen(PongReceived) == [], "the answers are its heartbeat"

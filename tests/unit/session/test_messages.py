@@ -29,6 +29,7 @@ from rapini.session.messages import (
     Request,
     Response,
     Stream,
+    Strings,
     Subscribed,
     Subscriptions,
     Welcome,
@@ -61,6 +62,7 @@ BODIES: list[Body] = [
     Position(bytes(16), None, False),
     Request(9, 5000, "dns/lookup", True, b"\x91batch"),
     Response(9, "handler_failed", "ValueError", b""),
+    Strings(0, [("conn", "conn/closed")]),
 ]
 RAW = (FrameKind.EVENTS, FrameKind.DURABLE, FrameKind.STORE)
 """Kinds whose bodies are not MessagePack throughout."""

@@ -30,18 +30,23 @@ class VirtualLoop(Loop):
     Args:
         arguments: As `Loop`.
         world: Whose time counts.
-        offset_s: What the node's clock shows beyond the world's, in whole seconds.
         draw: Chance, for how quickly the thread runs.
         turned: Called after each turn.
+        guard: Runs a turn; catches what ends the process in the middle of it.
     """
 
     def __init__(
-        self, *arguments: Any, world: World, offset_s: float, draw: Callable[[], float], turned: Callable[[], None]
+        self,
+        *arguments: Any,
+        world: World,
+        draw: Callable[[], float],
+        turned: Callable[[], None],
+        guard: Callable[[Callable[[], None]], None],
     ) -> None:
         self._world = world
-        self._offset_s = offset_s
         self._draw = draw
         self._turned = turned
+        self._guard = guard
         self._due = _NEVER
         self._in_turn = False
         self._is_standing = False
@@ -97,10 +102,13 @@ class VirtualLoop(Loop):
         if self._is_standing:
             self._has_missed = True
             return
+        self._guard(self._take_turn)
+
+    def _take_turn(self) -> None:
         self._in_turn = True
         try:
-            until = self.take_turn([])
+            wait_s = self.take_turn([])
         finally:
             self._in_turn = False
-        self._arm(self._world.now + _TURN_S if self._is_woken else until - self._offset_s)
+        self._arm(self._world.now + (_TURN_S if self._is_woken else wait_s))
         self._turned()

@@ -17,6 +17,14 @@ _LATE_S: Final = 2.0
 """How much later than one end the other may learn of a cut."""
 
 _GOODBYE_S: Final = 1.0
+_IN_A_WRITE: Final = 0.4
+"""How often the crash of a node with a disk comes in the middle of one of its operations."""
+_SLOWLY: Final = 0.3
+"""How often a crash is a slow death."""
+_BACKLOG_S: Final = 0.6
+_RETURNS_S: Final = 0.8
+_NO_WRITE_S: Final = 1.0
+"""How long is waited for the next operation."""
 
 
 class Nemesis:
@@ -31,6 +39,7 @@ class Nemesis:
 
     def __init__(self, scenario: Scenario, network: SimNetwork, nodes: dict[str, SimNode], observer: Observer) -> None:
         self.applied: Counter[str] = Counter()
+        self.power_cuts = 0
         self._scenario = scenario
         self._network = network
         self._world = network.world
@@ -65,6 +74,9 @@ class Nemesis:
         self._is_over = True
         for number in list(self._mends):
             self._mend(number)
+        for node in self._nodes.values():
+            node.power.spare()
+            node.start_if_dead()
         self._network.refusals.clear()
         self._network.accept_delay_s.clear()
         self._world.note("-- faults have ended")
@@ -97,12 +109,57 @@ class Nemesis:
         if not alive:
             return False
         node = alive[fault.target % len(alive)]
-        node.crash(("closed", "reset", "vanish")[int(fault.variant * 3)])
+        if self._random.random() < _SLOWLY and node.consumes:
+            self._die_slowly(node, fault)
+            return True
+        if node.plan.spool is not None and self._random.random() < _IN_A_WRITE:
+            self._crash_in_a_write(node, fault)
+        else:
+            node.crash(("closed", "reset", "vanish")[int(fault.variant * 3)])
         self._until(fault.duration_s, lambda: self._start(node))
         return True
 
+    def _die_slowly(self, node: SimNode, fault: Fault) -> None:
+        """It takes nothing more, loses its connections, returns, and dies with what it had received."""
+        process = node.process
+        self._world.note("%s: begins to die", node.name)
+        node.stop_consuming()
+
+        def cut() -> None:
+            for connection in self._network.live_connections():
+                if node.name in _ends(connection).split("->"):
+                    self._network.cut(connection, (0.0, 0.001))
+            self._until(_RETURNS_S, die)
+
+        def die() -> None:
+            node.go_on_consuming()
+            if node.process is process:
+                node.crash("reset")
+            self._until(fault.duration_s, lambda: self._start(node))
+            if self._is_over:
+                self._start(node)
+
+        self._until(_BACKLOG_S, cut)
+
+    def _crash_in_a_write(self, node: SimNode, fault: Fault) -> None:
+        """The power fails in the middle of one of the next operations of the disk."""
+        process = node.process
+        node.power.cut_in(1 + int(fault.variant * 12))
+        self.power_cuts += 1
+
+        def end() -> None:
+            if node.process is process:
+                node.power.spare()
+                node.crash("vanish")
+                if self._is_over:
+                    self._start(node)
+
+        self._until(min(fault.duration_s, _NO_WRITE_S), end)
+
     def _start(self, node: SimNode) -> None:
         if node.process is None:
+            if not self._is_over and node.plan.spool is not None and self._random.random() < _IN_A_WRITE / 2:
+                node.power.cut_in(1 + self._random.randrange(12))
             node.start()
 
     def _leave(self, fault: Fault) -> bool:
@@ -111,12 +168,12 @@ class Nemesis:
         if node is None or process is None or process.is_leaving:
             return False
         self._world.note("%s: leaves", node.name)
-        process.leave()
+        process.guarded(process.leave)
 
         def end() -> None:
             if node.process is process:
-                process.settle()
-                self._observer.check_accounts(process, is_quiet=False)
+                self._observer.check_accounts(process)
+                process.guarded(process.settle)
                 node.crash("closed")
                 self._until(fault.duration_s, lambda: self._start(node))
                 if self._is_over:

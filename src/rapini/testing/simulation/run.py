@@ -127,7 +127,7 @@ class _Run:
         world.note("%s", scenario)
         draw = world.random("starts")
         for node in self.nodes.values():
-            world.after(draw.random() * 0.5, lambda node=node: node.start())  # type: ignore[misc]
+            world.after(draw.random() * 0.5, lambda node=node: node.start_if_dead())  # type: ignore[misc]
         self.nemesis.begin()
         self._pass(scenario.faults_end_s)
         self._pass(world.now + NOTICED_WITHIN_S)  # until then connections may seem to be up that are not

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from rapini.events.delivery import DeliveryName
 from rapini.node.settings import NodeSettings
-from rapini.testing.simulation.node import NodePlan
+from rapini.testing.simulation.plan import NodePlan, SpoolPlan, StorePlan
 
 __all__ = ["Fault", "FaultKind", "Scenario", "make_scenario"]
 
@@ -109,9 +110,7 @@ def make_scenario(seed: int) -> Scenario:
     dials: dict[str, list[str]] = {name: [] for name in names}
     is_attested = draw.random() < 0.6
     for one, other in edges:
-        # Behind plain a dialler does not know whom it greets, so two nodes that dial each other may greet each other
-        # as strangers in one channel and as friends in the other: operators are told to dial from one side.
-        way = draw.random() * (1.0 if is_attested else 0.8)
+        way = draw.random()
         if way < 0.6:
             dials[one].append(other)
         elif way < 0.8:
@@ -120,10 +119,8 @@ def make_scenario(seed: int) -> Scenario:
             dials[one].append(other)
             dials[other].append(one)
     scheme = draw.choice(("tcp+plain", "zmq+plain"))
-    plans = [
-        _plan(draw, name, scheme, tuple(dials[name]), is_attested=is_attested, number=number)
-        for number, name in enumerate(names)
-    ]
+    world = _World(draw, scheme=scheme, is_attested=is_attested)
+    plans = [_plan(draw, world, name, tuple(dials[name]), number) for number, name in enumerate(names)]
     faults_end_s = _FIRST_FAULT_S + draw.uniform(5.0, 9.0)
     faults = sorted(
         (_fault(draw, faults_end_s) for _ in range(draw.randint(_MIN_FAULTS, _MAX_FAULTS))), key=lambda fault: fault.at
@@ -151,17 +148,40 @@ def _edges(draw: random.Random, names: list[str]) -> list[tuple[str, str]]:
     return edges + others[: draw.randint(0, min(2, len(others)))]
 
 
-def _plan(
-    draw: random.Random, name: str, scheme: str, dials: tuple[str, ...], *, is_attested: bool, number: int
-) -> NodePlan:
+class _World:
+    """What all nodes of a scenario have in common."""
+
+    def __init__(self, draw: random.Random, *, scheme: str, is_attested: bool) -> None:
+        self.scheme = scheme
+        self.is_attested = is_attested
+        classes: list[DeliveryName] = ["best_effort", "reliable", "durable"]
+        classes += draw.choices(classes, weights=(2, 2, 1), k=len(_TOPICS) - len(classes))
+        draw.shuffle(classes)
+        self.delivery = dict(zip(_TOPICS, classes, strict=True))
+        self.priority = {topic: draw.choice((-1, 0, 5)) for topic in _TOPICS} if draw.random() < 0.25 else {}
+        self.has_store = draw.random() < 0.6
+        self.store_survives = draw.random() < 0.5
+        self.lease_s = draw.choice((1.0, 2.5, 300.0, 300.0, 300.0))
+        self.durable_lease_s = draw.choice((1.5, 600.0, 600.0, 600.0, 600.0))
+
+
+def _plan(draw: random.Random, world: _World, name: str, dials: tuple[str, ...], number: int) -> NodePlan:
     # The first two are always neighbours: whatever else the seed says, one publishes and the other wants all of it.
     publishes = number == 0 or draw.random() < 0.7
     window_bytes = draw.choice((1 << 12, 1 << 14, 1 << 16, 1 << 20))
     settings = NodeSettings(
         name=name,
         cluster="sim",
-        overflow=draw.choice(("drop_newest", "drop_newest", "block")),
+        delivery=world.delivery,
+        priority=world.priority,
+        overflow=draw.choice(("drop_newest", "drop_newest", "drop_oldest", "block", "disconnect")),
+        reliable_overflow=draw.choice(("block", "block", "drop_newest", "drop_oldest", "disconnect")),
+        durable_overflow=draw.choice(("drop_oldest", "block")),
         send_queue_bytes=draw.choice((1 << 13, 1 << 15, 1 << 18)),
+        max_age_s=draw.choice((0.0, 0.0, 0.0, 1.0)),
+        lease_s=world.lease_s,
+        durable_lease_s=world.durable_lease_s,
+        stall_timeout_s=draw.choice((2.0, 10.0)),
         window_bytes=window_bytes,
         max_batch_events=draw.choice((16, 64, 512)),
         heartbeat_timeout_s=draw.choice((3.0, 3.0, 3.0, 6.0)),
@@ -171,17 +191,34 @@ def _plan(
     return NodePlan(
         name=name,
         settings=settings,
-        scheme=scheme,
-        is_attested=is_attested,
+        scheme=world.scheme,
+        is_attested=world.is_attested,
         does_listen=True,
         dials=dials,
         prefixes=("",) if number == 1 or draw.random() < 0.6 else tuple(sorted(set(draw.choices(_PREFIXES, k=3)))),
+        resubscribes_every_s=draw.choice((0.7, 2.0)) if number > 1 and draw.random() < 0.3 else 0.0,
         topics=tuple(draw.sample(_TOPICS, draw.randint(1, 4))) if publishes else (),
         burst_every_s=draw.choice((0.1, 0.2, 0.4)),
         burst_events=draw.choice((6, 12, 25)),
         filler_bytes=draw.choice((0, 64, 300)),
         consume_every_s=draw.choice((0.0, 0.0, 0.002, 0.02)),
         clock_offset_s=float(draw.randrange(100_000)),
+        spool=_spool(draw) if publishes else None,
+        is_checkpointed=draw.random() < 0.5,
+        commit_every=draw.choice((1, 5, 50)),
+        commit_within_s=draw.choice((0.1, 0.5, 2.0)),
+        store=StorePlan(is_master=number == 0, survives=world.store_survives and number == 0)
+        if world.has_store
+        else None,
+    )
+
+
+def _spool(draw: random.Random) -> SpoolPlan:
+    return SpoolPlan(
+        max_bytes=draw.choice((1 << 14, 1 << 20, 1 << 20)),
+        segment_bytes=draw.choice((1 << 9, 1 << 9, 1 << 11, 1 << 16)),
+        sync_after_s=draw.choice((0.001, 0.01)),
+        late_sync_s=draw.choice((0.1, 1.0)),
     )
 
 
