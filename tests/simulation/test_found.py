@@ -36,9 +36,7 @@ def _start(node: SimNode) -> Process:
 
 def _plan(name: str, *dials: str, prefixes: tuple[str, ...] = (), settings: NodeSettings | None = None) -> NodePlan:
     settings = settings or NodeSettings(name=name)
-    return NodePlan(
-        name=name, settings=settings, does_listen=True, dials=dials, prefixes=prefixes, filler_bytes=100
-    )
+    return NodePlan(name=name, settings=settings, does_listen=True, dials=dials, prefixes=prefixes, filler_bytes=100)
 
 
 def test_a_node_that_leaves_while_a_dial_waits_does_not_spin() -> None:

@@ -50,7 +50,7 @@ from rapini.session.link import (
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
-from rapini.session.messages import Epoch, Greeting, Incarnation
+from rapini.session.messages import Epoch, Greeting, Incarnation, is_name
 from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 
@@ -628,11 +628,12 @@ class Peers:
         if dial is None or dial.state is DialState.DONE:
             return
         name = record.link.peer or dial.peer
+        is_news = False
         if closed.code == INTRODUCE:
-            name = record.link.peer or closed.detail
-            is_news, dial.peer = dial.peer != name, name
-        else:
-            is_news = False
+            said = record.link.peer or closed.detail
+            if is_name(said):  # an unproven word: it chooses the account that we greet with, and nothing else
+                is_news, name = not dial.was_introduced, said
+                dial.peer, dial.was_introduced = said, True
         if closed.code in ("duplicate_connection", INTRODUCE) and self.roster.has_link(name):
             dial.stand_by(name)
             return
@@ -640,7 +641,7 @@ class Peers:
             dial.wake(now)  # at once, and this time we know whom we greet
             self._loop.wake_before(now)
             return
-        was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
+        was_rejected = closed.kind is CloseKind.REJECTED and closed.code not in ("duplicate_connection", INTRODUCE)
         dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
         if dial.due_at is not None:
             self._loop.wake_before(dial.due_at)

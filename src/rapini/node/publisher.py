@@ -367,7 +367,7 @@ class Publisher:
         for run, receivers, (delivery, priority) in encoded:
             for session in receivers:
                 wanted.setdefault((session, delivery, priority), []).append(run)
-        # Where there is room now everything goes that waited for it: a batch of one rank must not leave none to the next.
+        # Where there is room now, everything goes that waited for it: one batch must not leave none to the next.
         roomy = {
             (session.name, delivery): delivery in self._blocking and session.outbox.flows[delivery].has_room()
             for session, delivery, _ in wanted

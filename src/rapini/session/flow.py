@@ -476,7 +476,7 @@ class SendFlow:
 
 
 def _split(entry: _Entry, at: int) -> _Entry:
-    """Part a joined hole in two: returns the first half, and leaves the second. Which topics are in which is unknown."""
+    """Part a joined hole in two: returns the first part, leaves the second. Which topics are in which is unknown."""
     if not isinstance(entry.item, Hole):
         raise AssertionError("a batch is not parted")
     head = Hole(at - entry.first, {}, entry.item.reason)

@@ -185,7 +185,7 @@ class Roster:
         # The responder may not know what we know: we greeted it as a stranger, or over two channels at once.
         is_used = claim.is_ours and claim.known_epoch < peer.epoch
         detail = f"epoch {claim.known_epoch + 1} of {claim.name} was used before"
-        introduction = [Refuse(link=claim.link, code="introduce", detail=detail)]
+        introduction: list[Decision] = [Refuse(link=claim.link, code="introduce", detail=detail)]
         if peer.link is None:
             return introduction if is_used else [self._admit(claim)]
         if peer.incarnation != claim.incarnation:

@@ -192,7 +192,7 @@ class FlowBooks:
         reasons = _REASONS[delivery]
         if policy == "block":  # its publisher waits, and drops nothing; nor does it where a peer is away
             reasons = reasons - {"queue_full", "shed"}
-        if own and gap.reason not in reasons or not own and gap.reason not in reasons | {"unacknowledged"}:
+        if (own and gap.reason not in reasons) or (not own and gap.reason not in reasons | {"unacknowledged"}):
             raise Violation("a gap has a reason that its class allows", f"{process.name}: {gap}")
         topics = Counter(topic for _, topic in own)
         told = Counter(gap.topics)
@@ -248,4 +248,6 @@ class FlowBooks:
         accounted += sum(topics.total() for topics in theirs.outbox.dropped.values())
         total = self.total(runs[0], receiver.name)
         if accounted != total:
-            raise Violation("every event ends in one account", f"{sender.name} owed {receiver.name} {total}: {accounted}")
+            raise Violation(
+                "every event ends in one account", f"{sender.name} owed {receiver.name} {total}: {accounted}"
+            )

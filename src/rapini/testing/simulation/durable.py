@@ -86,7 +86,14 @@ class SimStream(DurableStream):
     """
 
     def __init__(
-        self, process: Process, *, max_bytes: int, segment_bytes: int, drops_oldest: bool, lease_s: float, **arguments: object
+        self,
+        process: Process,
+        *,
+        max_bytes: int,
+        segment_bytes: int,
+        drops_oldest: bool,
+        lease_s: float,
+        **arguments: object,
     ) -> None:
         self._process = process
         spool = Spool.open(

@@ -456,4 +456,3 @@ class Process:
     def snapshot(self) -> CountersSnapshot:
         """Its counters."""
         return self.core.snapshot()
-

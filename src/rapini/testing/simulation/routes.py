@@ -61,6 +61,4 @@ class Routes:
     def _collected(self, process: Process) -> int:
         """How many events were collected and routed, durable ones not counted."""
         counted = process.core.counters.published
-        return sum(
-            count for topic, count in counted.items() if process.delivery_of(topic) is not Delivery.DURABLE
-        )
+        return sum(count for topic, count in counted.items() if process.delivery_of(topic) is not Delivery.DURABLE)

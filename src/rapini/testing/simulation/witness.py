@@ -42,9 +42,7 @@ class Witness(Protocol):
     def batch(self, process: Process, batch: ReceivedBatch) -> None:
         """The node received a batch: now, whenever it is consumed."""
 
-    def consumed(
-        self, process: Process, batch: ReceivedBatch | None, item: list[EventRun] | PeerStatus | Gap
-    ) -> None:
+    def consumed(self, process: Process, batch: ReceivedBatch | None, item: list[EventRun] | PeerStatus | Gap) -> None:
         """The application takes an item, which came of this batch."""
 
     def turned(self, process: Process) -> None:
@@ -67,9 +65,7 @@ class Witness(Protocol):
     def not_wanted(self, process: Process, spool: Spool, topic: str) -> None:
         """The node thinks that nobody is owed events on a topic."""
 
-    def owes(
-        self, process: Process, spool: Spool, name: str, prefixes: tuple[str, ...], position: int
-    ) -> None:
+    def owes(self, process: Process, spool: Spool, name: str, prefixes: tuple[str, ...], position: int) -> None:
         """A subscriber is served from this position, and owed what follows."""
 
     def owed(self, process: Process, spool: Spool, names: set[str]) -> None:
