@@ -27,17 +27,13 @@ with Node("receiver", keys="keys", checkpoint=positions) as node:
         for item in node.items():
             match item:
                 case EventRun(events=events, stream_id=stream, first_sequence=first):
-                    rows = [
-                        (stream, number, event.at, event.number)
-                        for number, event in enumerate(events, first)
-                        if isinstance(event, Reading)
-                    ]
-                    database.executemany("INSERT INTO readings VALUES (?, ?, ?, ?)", rows)
+                    for number, event in enumerate(events, first):
+                        if isinstance(event, Reading):
+                            row = (stream, number, event.at, event.number)
+                            database.execute("INSERT INTO readings VALUES (?, ?, ?, ?)", row)
                     node.checkpoint()  # the rows and how far we are, in one commit
                     print("stored up to", first + len(events) - 1, flush=True)
-                case Gap():
-                    print("missing:", item, flush=True)
-                case PeerStatus():
+                case Gap() | PeerStatus():
                     print("--", item, flush=True)
     except KeyboardInterrupt:
         pass
