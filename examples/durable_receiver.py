@@ -7,7 +7,7 @@
 A reading that is stored and the position after it are one transaction: either both are there or neither.
 """
 
-from rapini import Event, EventRun, Gap, Node, SqliteCheckpoint, Time
+from rapini import Event, EventRun, Gap, Node, PeerStatus, SqliteCheckpoint, Time
 
 
 class Reading(Event, topic="kept/reading", name="example.KeptReading"):
@@ -27,11 +27,17 @@ with Node("receiver", keys="keys", checkpoint=positions) as node:
         for item in node.items():
             match item:
                 case EventRun(events=events, stream_id=stream, first_sequence=first):
-                    rows = [(stream, first + at, event.at, event.number) for at, event in enumerate(events)]
+                    rows = [
+                        (stream, number, event.at, event.number)
+                        for number, event in enumerate(events, first)
+                        if isinstance(event, Reading)
+                    ]
                     database.executemany("INSERT INTO readings VALUES (?, ?, ?, ?)", rows)
                     node.checkpoint()  # the rows and how far we are, in one commit
-                    print("stored up to", first + len(rows) - 1, flush=True)
+                    print("stored up to", first + len(events) - 1, flush=True)
                 case Gap():
                     print("missing:", item, flush=True)
+                case PeerStatus():
+                    print("--", item, flush=True)
     except KeyboardInterrupt:
         pass

@@ -19,7 +19,7 @@ from rapini.node.arrivals import Arrivals
 from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
-from rapini.node.dials import Dial, DialState
+from rapini.node.dials import Dial
 from rapini.node.durable_traffic import DurableTraffic
 from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox
@@ -27,6 +27,7 @@ from rapini.node.leases import HOUSEKEEPING_S, Leases
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.redialling import INTRODUCE, Redialling
 from rapini.node.relay import Relay
 from rapini.node.reports import Reports
 from rapini.node.sessions import Session
@@ -65,9 +66,6 @@ __all__ = ["Peers"]
 
 _log = logging.getLogger("rapini.node")
 
-INTRODUCE: Final = "introduce"
-"""The code of a refusal that is none: dial again, now that you know my name (the detail)."""
-
 _UP_STATES: Final = {
     Relation.FIRST: PeerState.UP,
     Relation.BACK: PeerState.RESUMED,
@@ -75,7 +73,7 @@ _UP_STATES: Final = {
 }
 
 
-class Peers(Arrivals, Leases):
+class Peers(Arrivals, Leases, Redialling):
     """The peers of one node.
 
     Args:
@@ -487,38 +485,6 @@ class Peers(Arrivals, Leases):
         name = record.link.peer
         if name and not self.roster.has_link(name):
             self.wake_standby(name, now)
-
-    # -- dials ---------------------------------------------------------------------------------------------------
-
-    def _dial_ended(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
-        dial = record.dial
-        if dial is None or dial.state is DialState.DONE:
-            return
-        name = record.link.peer or dial.peer
-        if closed.code == INTRODUCE:
-            name = record.link.peer or closed.detail
-            is_news, dial.peer = dial.peer != name, name
-        else:
-            is_news = False
-        if closed.code in ("duplicate_connection", INTRODUCE) and self.roster.has_link(name):
-            dial.stand_by(name)
-            return
-        if is_news:
-            dial.wake(now)  # at once, and this time we know whom we greet
-            self._loop.wake_before(now)
-            return
-        was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
-        dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
-        if dial.due_at is not None:
-            self._loop.wake_before(dial.due_at)
-
-    def wake_standby(self, name: str, now: float) -> None:
-        """A peer's session ended: the dials that stood by may try."""
-        for dial in self.dials:
-            if dial.state is DialState.STANDBY and dial.peer == name:
-                due = now + self._random() * self._settings.backoff_first_s
-                dial.wake(due)
-                self._loop.wake_before(due)
 
 
 def _raise(record: LinkRecord, error: Exception, now: float) -> None:

@@ -13,7 +13,8 @@ import pytest
 from rapini.bench.session import criteria
 from tests.integration.cli.harness import rapini
 
-SMALL = "--rounds 1 --seconds 0.4 --reconnects 5 --entries 500 --peers 6 --idle-seconds 0.5 --json".split()
+SMALL = ["--rounds", "1", "--seconds", "0.4", "--reconnects", "5", "--entries", "500", "--peers", "6"]
+SMALL += ["--idle-seconds", "0.5", "--json"]
 
 DURABLE = {"rapini durable", "JetStream, fsync always", "JetStream, fsync by default"}
 LINKS = {f"{scheme}, {how}" for scheme in ("zmq+tls", "tcp+tls") for how in ("TLS resumed", "full handshakes")}
