@@ -210,10 +210,10 @@ def gap_told_twice() -> Iterator[None]:
     original = SendFlow.resumed
 
     def resumed(self: SendFlow, received: int) -> bool:
-        told = [entry for entry in self._sent if isinstance(entry.item, Hole) and entry.after <= received]
+        told = [entry.item for entry in self._sent if isinstance(entry.item, Hole) and entry.after <= received]
         is_good = original(self, received)
         if is_good and told:
-            self.lose(Batch(b"", told[-1].item.count, told[-1].item.topics), told[-1].item.reason)
+            self.lose(Batch(b"", told[-1].count, told[-1].topics), told[-1].reason)
         return is_good
 
     with _replaced(SendFlow, "resumed", resumed):
@@ -342,9 +342,8 @@ def duplicates_not_dropped_in_a_stream() -> Iterator[None]:
     receive = StreamIntake.receive
 
     def position(self: Streams, stream_id: bytes) -> int | None:
-        return (
-            None if (intake := self._intakes.get(stream_id)) is None else original(self, stream_id) and intake.settled
-        )
+        known = original(self, stream_id)
+        return None if known is None else self._intakes[stream_id].settled
 
     def take_in(self: StreamIntake, after: int, first: int, count: int) -> int | None:
         self.position = min(self.position, first)

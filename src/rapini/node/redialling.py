@@ -13,6 +13,7 @@ from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.settings import NodeSettings
 from rapini.session.link import CloseKind, LinkClosed
+from rapini.session.messages import is_name
 from rapini.session.roster import Roster
 
 __all__ = ["INTRODUCE", "Redialling"]
@@ -35,11 +36,12 @@ class Redialling:
         if dial is None or dial.state is DialState.DONE:
             return
         name = record.link.peer or dial.peer
+        is_news = False
         if closed.code == INTRODUCE:
-            name = record.link.peer or closed.detail
-            is_news, dial.peer = dial.peer != name, name
-        else:
-            is_news = False
+            said = record.link.peer or closed.detail
+            if is_name(said):  # an unproven word: it chooses the account that we greet with, and nothing else
+                is_news, name = not dial.was_introduced, said
+                dial.peer, dial.was_introduced = said, True
         if closed.code in ("duplicate_connection", INTRODUCE) and self.roster.has_link(name):
             dial.stand_by(name)
             return
@@ -47,7 +49,7 @@ class Redialling:
             dial.wake(now)  # at once, and this time we know whom we greet
             self._loop.wake_before(now)
             return
-        was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
+        was_rejected = closed.kind is CloseKind.REJECTED and closed.code not in ("duplicate_connection", INTRODUCE)
         dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
         if dial.due_at is not None:
             self._loop.wake_before(dial.due_at)

@@ -4,12 +4,13 @@ Every invariant is a check with a name that stands in the violation. What is com
 took, what statuses were reported and when, what the network did; and at the end the nodes' own counters with that.
 Nothing of a node is changed by being watched.
 
-Here: sessions (`lost(n)` before n + 1, epochs grow, only the silent are lost), bounds, liveness. `books` has best-effort
-and reliable events, `streambooks` durable ones, `tablewatch` the store.
+Here: sessions (`lost(n)` before n + 1, epochs grow, only the silent are lost), bounds, liveness. `books` has
+best-effort and reliable events, `streambooks` durable ones, `tablewatch` the store.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from rapini import limits
@@ -35,9 +36,9 @@ __all__ = ["Observer", "Violation"]
 _HONEST_CODES: Final = frozenset(
     {
         "", "aborted", "already_known", "cannot_resolve", "closed", "closed_in_handshake", "duplicate_connection",
-        "duplicate_name", "goodbye", "greeting_timeout", "handshake_timeout", "introduce", "lease_expired", "left", "reset", "refused",
-        "silent", "slow", "stalled", "overloaded",
-        "superseded", "timeout", "transport_ended", "too_many_connections", "unreachable",
+        "duplicate_name", "goodbye", "greeting_timeout", "handshake_timeout", "introduce",
+        "lease_expired", "left", "overloaded", "reset", "refused", "silent", "slow", "stalled", "superseded",
+        "timeout", "transport_ended", "too_many_connections", "unreachable",
     }
 )  # fmt: skip
 """How sessions and attempts between honest nodes may end. `protocol_error`, `internal_error`, `flood` and their like
@@ -347,6 +348,17 @@ class Observer:
                 continue
             if not any(record.link.peer == peer for record in process.core.peers.records.values()):
                 raise Violation("leases end", f"{name} lost {peer} at {lost_at:.3f} and has not released it")
+
+    def seen(self) -> Counter[str]:
+        """How often what is judged here came to pass: a promise about what never happens proves nothing."""
+        seen = Counter({f"gap, {kind}": count for kind, count in (self.flows.gaps + self.streams.gaps).items()})
+        seen["lease ended"] = self.released
+        seen["spool found again"] = self.streams.recovered
+        seen["version of a clone"] = self.tables.changes_seen
+        seen["power cut in a write"] = sum(node.power.cuts for node in self._nodes.values())
+        seen["event, durable"] = self.streams.delivered
+        seen["event, not durable"] = self.flows.delivered
+        return seen
 
     # -- liveness and the end ------------------------------------------------------------------------------------
 
