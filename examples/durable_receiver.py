@@ -7,7 +7,7 @@
 A reading that is stored and the position after it are one transaction: either both are there or neither.
 """
 
-from rapini import Event, EventRun, Gap, Node, PeerStatus, SqliteCheckpoint, Time
+from rapini import Event, EventRun, Node, SqliteCheckpoint, Time
 
 
 class Reading(Event, topic="kept/reading", name="example.KeptReading"):
@@ -25,15 +25,13 @@ with Node("receiver", keys="keys", checkpoint=positions) as node:
     print("listening on", node.listen("zmq+tls://127.0.0.1:9750"), flush=True)
     try:
         for item in node.items():
-            match item:
-                case EventRun(events=events, stream_id=stream, first_sequence=first):
-                    for number, event in enumerate(events, first):
-                        if isinstance(event, Reading):
-                            row = (stream, number, event.at, event.number)
-                            database.execute("INSERT INTO readings VALUES (?, ?, ?, ?)", row)
-                    node.checkpoint()  # the rows and how far we are, in one commit
-                    print("stored up to", first + len(events) - 1, flush=True)
-                case Gap() | PeerStatus():
-                    print("--", item, flush=True)
+            if not isinstance(item, EventRun):
+                print("--", item, flush=True)  # what happens to peers; a `Gap` would be readings that are missing
+                continue
+            numbered = enumerate(item.events, item.first_sequence)
+            rows = [(item.stream_id, n, event.at, event.number) for n, event in numbered if isinstance(event, Reading)]
+            database.executemany("INSERT INTO readings VALUES (?, ?, ?, ?)", rows)
+            node.checkpoint()  # the rows and how far we are, in one commit
+            print("stored up to", item.first_sequence + len(item.events) - 1, flush=True)
     except KeyboardInterrupt:
         pass
