@@ -32,7 +32,7 @@ from rapini.session.spill import Spill
 __all__ = ["Batch", "DropCause", "Hole", "Item", "Overflow", "SendFlow", "Spill"]
 
 DropCause = str
-"""`queue_full`, `shed`, `expired`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `lease_expired`, `disconnected`,
+"""`queue_full`, `shed`, `expired`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `lease_expired`,
 `peer_left` or `closing`."""
 
 Overflow = Literal["block", "drop_oldest", "drop_newest", "spill", "disconnect"]
@@ -405,14 +405,6 @@ class SendFlow:
                     break
                 self._to_hole(entry, "expired")
         self._compact_if_due()
-
-    def shed(self, below_priority: int) -> int:
-        """Drop what waits and ranks below a priority; returns how many events that were."""
-        victims = [e for e in self._queued if isinstance(e.item, Batch) and e.item.priority < below_priority]
-        for entry in victims:
-            self._to_hole(entry, "shed")
-        self._compact_if_due()
-        return sum(entry.item.count for entry in victims)
 
     # -- holes ---------------------------------------------------------------------------------------------------
 

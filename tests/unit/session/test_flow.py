@@ -163,14 +163,6 @@ def test_what_is_too_old_is_dropped_unless_it_was_sent() -> None:
     assert holes(drain(flow)) == [(1, 1, "expired")]
 
 
-def test_shedding_takes_what_ranks_below() -> None:
-    flow = SendFlow(1000)
-    for priority in (0, 1, 2, 1):
-        flow.put(batch(3, priority=priority))
-    assert flow.shed(2) == 9
-    assert dropped(flow) == {"shed": 9}
-
-
 def test_an_acknowledgement_of_what_was_never_sent_is_refused_and_changes_nothing() -> None:
     flow = SendFlow(1000)
     flow.put(batch(3))
@@ -444,10 +436,6 @@ class EveryNumberHasOneEnd(RuleBasedStateMachine):
     @rule(age=st.integers(0, 5))
     def expire(self, age: int) -> None:
         self.flow.expire(self.now - age)
-
-    @rule(priority=st.integers(0, 2))
-    def shed(self, priority: int) -> None:
-        self.flow.shed(priority)
 
     @invariant()
     def each_event_is_in_one_account(self) -> None:
