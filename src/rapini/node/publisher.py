@@ -419,7 +419,7 @@ class Publisher:
         if session.is_departed:
             session.outbox.lose(batch, delivery, "lease_expired")  # its last, which the gap at its return must cover
         else:
-            session.outbox.put(batch, delivery, now, may_exceed=not keeps_the_rest)
+            session.outbox.put(batch, delivery, now, may_exceed=self._policies[delivery] in ("block", "spill"))
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""
