@@ -250,3 +250,23 @@ def test_nodes_that_dial_each_other_over_plain_keep_one_session() -> None:
         assert (session.outbox.acknowledged, session.outbox.dropped) == (50, {})
     states = {dial.state for process in (first, second) for dial in process.core.peers.dials}
     assert states == {DialState.UP, DialState.STANDBY}
+
+
+def test_a_subscriber_is_owed_from_what_it_settled_and_not_from_what_it_had_received() -> None:
+    """It returned, said how far it had received, and died before it had taken that: its successor never got it."""
+    alpha = replace(_plan("alpha", settings=_settings("alpha")), spool=SPOOL)
+    world, nodes = _world(alpha, _plan("beta", "alpha", prefixes=("",)))
+    sender = _start(nodes["alpha"])
+    _start(nodes["beta"])
+    world.run(2.0)
+    nodes["beta"].stop_consuming()
+    sender.publish(7, "conn/closed")
+    world.run(3.0)
+    nodes["alpha"].network.cut(nodes["alpha"].network.live_connections()[0], (0.0, 0.0))
+    world.run(6.0)
+    nodes["beta"].crash("reset")
+    nodes["beta"].go_on_consuming()
+    receiver = _start(nodes["beta"])
+    world.run(12.0)
+    assert receiver.core.counters.received["alpha"] == 7
+    assert not receiver.core.counters.gaps

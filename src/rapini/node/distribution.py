@@ -108,4 +108,4 @@ class Distribution:
         if session.is_departed:
             session.outbox.lose(batch, delivery, "lease_expired")  # its last, which the gap at its return must cover
         else:
-            session.outbox.put(batch, delivery, now, may_exceed=not keeps_the_rest)
+            session.outbox.put(batch, delivery, now, may_exceed=self._policies[delivery] in ("block", "spill"))

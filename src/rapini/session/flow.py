@@ -27,13 +27,10 @@ from typing import Final, Literal
 import msgspec
 
 from rapini import limits
+from rapini.session.items import Batch, DropCause, Entry, Hole, Item, joined_doubts, split, widen
 from rapini.session.spill import Spill
 
 __all__ = ["Batch", "DropCause", "Hole", "Item", "Overflow", "SendFlow", "Spill"]
-
-DropCause = str
-"""`queue_full`, `shed`, `expired`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `lease_expired`,
-`peer_left` or `closing`."""
 
 Overflow = Literal["block", "drop_oldest", "drop_newest", "spill", "disconnect"]
 """What happens when a queue is full. `block` and `disconnect` are the owner's to do: the flow itself drops the newest
@@ -41,43 +38,6 @@ if it is asked to take more than it holds."""
 
 _COMPACT_AT: Final = 64
 """So many holes between batches are joined at the latest when they are this many."""
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """Encoded events for one peer, with their number by topic (one mapping shared by all peers that get the same)."""
-
-    data: bytes
-    count: int
-    topics: Mapping[str, int]
-    priority: int = 0
-    """Lower ones are dropped first when the queue is full."""
-
-
-class Hole(msgspec.Struct):
-    """Numbers that no event will come for."""
-
-    count: int
-    topics: dict[str, int]
-    """Events by topic; empty where it is not known any more."""
-    reason: DropCause
-
-
-Item = Batch | Hole
-
-
-class _Entry(msgspec.Struct):
-    """An item in its place."""
-
-    first: int
-    after: int
-    item: Item
-    size: int
-    """Bytes that it takes in memory."""
-    put_at: float
-    spilled: int = -1
-    """Where its bytes are, if not in memory."""
-    in_doubt: bool = False
-    """A hole that was sent as a batch, and given up: the peer may have it."""
 
 
 class SendFlow:
@@ -116,8 +76,8 @@ class SendFlow:
         self.spilled_bytes = 0
         """Bytes on disk that wait to be sent."""
         self._spill = spill
-        self._queued: deque[_Entry] = deque()
-        self._sent: deque[_Entry] = deque()
+        self._queued: deque[Entry] = deque()
+        self._sent: deque[Entry] = deque()
         self._holes_queued = 0
         self._sent_gap_bytes = 0
         """Credit that holes under way take; no memory of ours."""
@@ -210,7 +170,7 @@ class SendFlow:
             batch = msgspec.structs.replace(batch, data=b"")
         else:
             self.queued_bytes += size
-        self._queued.append(_Entry(first, self.next_sequence, batch, size, now, spilled))
+        self._queued.append(Entry(first, self.next_sequence, batch, size, now, spilled))
 
     def _append_hole(self, batch: Batch, cause: DropCause) -> None:
         self.count_drop(batch.topics, cause)
@@ -219,9 +179,9 @@ class SendFlow:
         last = self._queued[-1] if self._queued else None
         if last is not None and isinstance(last.item, Hole) and last.item.reason == cause:
             last.after = self.next_sequence
-            _widen(last.item, batch.count, batch.topics)
+            widen(last.item, batch.count, batch.topics)
             return
-        self._queued.append(_Entry(first, self.next_sequence, Hole(batch.count, dict(batch.topics), cause), 0, 0.0))
+        self._queued.append(Entry(first, self.next_sequence, Hole(batch.count, dict(batch.topics), cause), 0, 0.0))
         self._holes_queued += 1
 
     def _make_room(self, batch: Batch, size: int, now: float) -> bool:
@@ -262,7 +222,7 @@ class SendFlow:
             while self._queued and isinstance(joined := self._queued[0].item, Hole) and joined.reason == item.reason:
                 entry.after = self._queued.popleft().after
                 self._holes_queued -= 1
-                _widen(item, joined.count, joined.topics)
+                widen(item, joined.count, joined.topics)
             entry.size = limits.GAP_CREDIT_BYTES
             self._sent_gap_bytes += entry.size
         elif entry.spilled >= 0:
@@ -274,7 +234,7 @@ class SendFlow:
         self._sent.append(entry)
         return entry.first, item
 
-    def _unspill(self, entry: _Entry, batch: Batch) -> Batch:
+    def _unspill(self, entry: Entry, batch: Batch) -> Batch:
         if self._spill is None:
             raise AssertionError("what was spilled can be read back")
         data = self._spill.get(entry.spilled)
@@ -337,7 +297,7 @@ class SendFlow:
         while self._sent and self._sent[-1].after > received:
             entry = self._sent.pop()
             if entry.first < received:
-                self._sent.append(_split(entry, received))
+                self._sent.append(split(entry, received))
             self.sent_bytes -= entry.size
             if isinstance(entry.item, Hole):
                 self._holes_queued += 1
@@ -381,7 +341,7 @@ class SendFlow:
         if len(self._queued) > _COMPACT_AT:
             self._compact(join_as=cause)
         if len(self._sent) > _COMPACT_AT:
-            self._sent = _joined_doubts(self._sent)
+            self._sent = joined_doubts(self._sent)
 
     def restarted(self) -> None:
         """The peer is another incarnation: what the old one did not acknowledge are holes before the new numbers."""
@@ -412,7 +372,7 @@ class SendFlow:
         """Count events as dropped."""
         self.dropped.setdefault(cause, Counter()).update(topics)
 
-    def _to_hole(self, entry: _Entry, cause: DropCause) -> None:
+    def _to_hole(self, entry: Entry, cause: DropCause) -> None:
         """A queued entry becomes a hole, if it is not one."""
         batch = entry.item
         if not isinstance(batch, Batch):
@@ -437,7 +397,7 @@ class SendFlow:
 
         The account goes with what the peer is told: one reason for all.
         """
-        joined: deque[_Entry] = deque()
+        joined: deque[Entry] = deque()
         for entry in self._queued:
             item = entry.item
             last = joined[-1] if joined else None
@@ -446,40 +406,9 @@ class SendFlow:
                 self.count_drop(self._count_less(item), join_as)
                 item.reason = join_as
             if isinstance(item, Hole) and isinstance(before, Hole) and before.reason == item.reason:
-                _widen(before, item.count, item.topics)
+                widen(before, item.count, item.topics)
                 joined[-1].after = entry.after
             else:
                 joined.append(entry)
         self._queued = joined
         self._holes_queued = sum(isinstance(entry.item, Hole) for entry in joined)
-
-
-def _split(entry: _Entry, at: int) -> _Entry:
-    """Part a joined hole in two: returns the first half, leaves the second. Which topics are in which is unknown."""
-    if not isinstance(entry.item, Hole):
-        raise AssertionError("a batch is not parted")
-    head = Hole(at - entry.first, {}, entry.item.reason)
-    first = entry.first
-    entry.item, entry.first = Hole(entry.after - at, {}, entry.item.reason), at
-    return _Entry(first, at, head, 0, entry.put_at, in_doubt=True)
-
-
-def _joined_doubts(sent: deque[_Entry]) -> deque[_Entry]:
-    """Join holes in doubt that stand next to each other."""
-    joined: deque[_Entry] = deque()
-    for entry in sent:
-        last = joined[-1] if joined else None
-        if last is not None and entry.in_doubt and last.in_doubt:
-            hole, more = last.item, entry.item
-            if isinstance(hole, Hole) and isinstance(more, Hole) and hole.reason == more.reason:
-                _widen(hole, more.count, more.topics)
-                last.after = entry.after
-                continue
-        joined.append(entry)
-    return joined
-
-
-def _widen(hole: Hole, count: int, topics: Mapping[str, int]) -> None:
-    hole.count += count
-    for topic, number in topics.items():
-        hole.topics[topic] = hole.topics.get(topic, 0) + number

@@ -154,8 +154,10 @@ class SimStream(DurableStream):
 
     def housekeeping(self, seconds: float, present: object) -> None:
         """See `DurableStream.housekeeping`."""
-        super().housekeeping(seconds, present)  # type: ignore[arg-type]
-        self._process.witness.owed(self._process, self.spool, set(self.spool.consumers()))
+        try:
+            super().housekeeping(seconds, present)  # type: ignore[arg-type]
+        finally:  # its power may be cut when the end of a lease is on the disk
+            self._process.witness.owed(self._process, self.spool, set(self._prefixes))
 
     def sync_once(self) -> bool:
         """What the stream's own thread does once. False if the disk failed."""
