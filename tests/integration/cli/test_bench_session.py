@@ -13,7 +13,8 @@ import pytest
 from rapini.bench.session import criteria
 from tests.integration.cli.harness import rapini
 
-SMALL = "--rounds 1 --seconds 0.4 --reconnects 5 --entries 500 --peers 6 --idle-seconds 0.5 --json".split()
+SMALL = ["--rounds", "1", "--seconds", "0.4", "--reconnects", "5", "--entries", "500", "--peers", "6"]
+SMALL += ["--idle-seconds", "0.5", "--json"]
 
 DURABLE = {"rapini durable", "JetStream, fsync always", "JetStream, fsync by default"}
 LINKS = {f"{scheme}, {how}" for scheme in ("zmq+tls", "tcp+tls") for how in ("TLS resumed", "full handshakes")}
@@ -80,6 +81,7 @@ def test_stores_and_idle_peers(tmp_path: Path) -> None:
     }
     assert all(row["up_s"] > 0 and 0 < row["in_sync_s"] <= row["in_sync_s_max"] for row in missed.values())
     assert report["store"]["put_unique_per_s"] > 0
+    assert report["store"]["cpu_us_per_call"] > 0
     for row in report["idle"]["variants"].values():
         assert row["cpu_percent_of_a_core"] > 0
         assert row["sockets"] > 6
