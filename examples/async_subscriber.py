@@ -9,7 +9,7 @@ Ctrl-C ends it, with a goodbye.
 
 import asyncio
 
-from rapini import AsyncNode, Event, PeerStatus, Time
+from rapini import AsyncNode, Event, Gap, PeerStatus, Time
 
 
 class Reading(Event, topic="sensor/reading"):
@@ -25,7 +25,7 @@ async def main() -> None:
         await node.subscribe("sensor/")
         print("listening on", node.listen("zmq+tls://127.0.0.1:9750"), flush=True)
         async for item in node.items():
-            if isinstance(item, PeerStatus):
+            if isinstance(item, PeerStatus | Gap):
                 print("--", item, flush=True)
             else:
                 event, origin = item

@@ -7,7 +7,7 @@
 An event type is known by its name: this program has a class of its own, with the same name and fields.
 """
 
-from rapini import Event, Node, PeerStatus, Time
+from rapini import Event, Gap, Node, PeerStatus, Time
 
 
 class Reading(Event, topic="sensor/reading"):
@@ -23,7 +23,7 @@ with Node("subscriber", keys="keys") as node:
     print("listening on", node.listen("zmq+tls://127.0.0.1:9750"), flush=True)
     try:
         for item in node.events(with_status=True):
-            if isinstance(item, PeerStatus):
+            if isinstance(item, PeerStatus | Gap):
                 print("--", item, flush=True)
             else:
                 event, origin = item

@@ -24,6 +24,7 @@ import msgspec
 from rapini import (
     CountersSnapshot,
     DialStatus,
+    Gap,
     NodeSettings,
     NodeStatus,
     NodeTotals,
@@ -31,6 +32,7 @@ from rapini import (
     PeerInfo,
     PeerState,
     PeerStatus,
+    PublishOutcome,
     SessionStatus,
     defaults,
 )
@@ -55,8 +57,8 @@ STATUS_HEAD: Final = """\
 # Statuses, codes and counters
 
 Made by `tools/make_reference.py`. What the codes mean and what to do about them:
-[When it does not connect](../howto/when-it-does-not-connect.md). How the counters add up:
-[Accounting](../explanation/accounting.md).
+[When it does not connect](../howto/when-it-does-not-connect.md) and [Codes of calls](codes.md). How the counters add
+up: [Accounting](../explanation/accounting.md). What is promised: [Delivery](../explanation/delivery.md).
 """
 
 HOW_IT_ENDS: Final = """
@@ -74,17 +76,33 @@ What `rapini status --json` prints and `rapini.read_status(path)` returns; see
 [See what a node does](../howto/see-what-a-node-does.md). Fields may be added, and keep their meaning.
 """
 
+WHY_NOT: Final = """
+## Why an event was not delivered
+
+The causes in `CountersSnapshot.dropped`, by peer, cause and topic; and the reasons of the receiver's `Gap`s.
+"""
+
 UNITS: Final = {"_s": "seconds", "_bytes": "bytes", "_events": "events"}
 
 DROP_CAUSES: Final = {
-    "queue_full": "the peer's queue here (`send_queue_bytes`) had no room",
-    "peer_lost": "the peer was away when it was published, or it still waited here when the peer was lost",
-    "lost_in_transit": "it was sent, and the peer, back as the same incarnation, said that it had not arrived",
-    "unacknowledged": "it was sent, and the peer came back as a new incarnation, which cannot say whether it arrived",
+    "queue_full": "the peer's queue here (`send_queue_bytes`) had no room, nor had what it spills to",
+    "shed": "the same, where topics have priorities: this one ranked lowest",
+    "expired": "it waited here for longer than `max_age_s`",
+    "peer_lost": "best effort: the peer was away when it was published, or was lost while it still waited here",
+    "lost_in_transit": "best effort: it was sent, and the peer, back as the same incarnation, had not received it",
+    "unacknowledged": "the peer came back as a new incarnation; the old one may have taken it, and had not said so",
+    "lease_expired": "the peer was lost for longer than `lease_s`, or too much waited for it",
     "peer_left": "the peer said goodbye before it had taken it",
-    "closing": "our own node was closed before the peer had taken it",
+    "closing": "our own node was closed, or ended the connection, before the peer had taken it",
 }
-"""The outbox's causes, which are text in the code; the test compares the names."""
+"""The causes of drops, which are text in the code; the test compares the names."""
+
+GAP_REASONS: Final = {
+    "trimmed": "durable: the spool was full, and dropped it; or it was older than what the spool still has",
+    "damaged": "durable: the publisher's disk did not keep it",
+    "upstream_1": "it was lost before it came to the relay that tells of it; `upstream_2`: a relay earlier, …",
+}
+"""Reasons that stand in gaps alone."""
 
 PLAIN_FIELDS: Final = {
     "state": "What happened.",
@@ -139,7 +157,9 @@ def type_text(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(f'`"{choice}"`' for choice in arguments)
     if origin is list:
-        return f"list of {arguments[0].__name__}"
+        return f"list of {type_text(arguments[0])}"
+    if origin is dict:
+        return f"table of {type_text(arguments[1])}"
     if origin is Annotated:
         meta = next(extra for extra in arguments[1:] if isinstance(extra, msgspec.Meta))
         bounds = (("more than", meta.gt), ("at least", meta.ge), ("at most", meta.le))
@@ -238,8 +258,14 @@ def status_text() -> str:
         fields_table(PeerInfo),
         "\n## `Origin`\n",
         fields_table(Origin),
-        "\n## Why an event was not delivered\n\nThe causes in `CountersSnapshot.dropped`, by peer, cause and topic.\n",
-        table(("cause", "meaning"), [(f"`{cause}`", text) for cause, text in DROP_CAUSES.items()]),
+        "\n## `Gap`\n",
+        fields_table(Gap),
+        "\n## `PublishOutcome`\n",
+        enum_table("outcome", PublishOutcome),
+        WHY_NOT,
+        table(("cause, reason", "meaning"), [(f"`{cause}`", text) for cause, text in DROP_CAUSES.items()]),
+        "\nReasons that only gaps have:\n",
+        table(("reason", "meaning"), [(f"`{reason}`", text) for reason, text in GAP_REASONS.items()]),
         "\n## `CountersSnapshot`\n\nWhat `node.counters()` returns.\n",
         fields_table(CountersSnapshot),
         NODE_STATUS,

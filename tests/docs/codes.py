@@ -1,8 +1,9 @@
 """Finds the codes that a user can meet in the source itself, so that the manual's table cannot miss one.
 
 Reads the syntax trees of the packages from which `PeerStatus.code`, `RapiniError.code` and `CountersSnapshot.rejected`
-come. A code is a constant in one of the places where codes stand: an argument named `code`, the first arguments of a
-function that takes one, what is assigned to a variable `code`, or the first of a pair that such a function returns.
+come. (`DecodeError`s excepted: what makes a peer's bytes bad is told as `protocol_error`, with the code in its detail.)
+A code is a constant in one of the places where codes stand: an argument named `code`, the first arguments of a function
+that takes one, what is assigned to a variable `code`, or the first of a pair that such a function returns.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 
 SOURCE: Final = Path(__file__).resolve().parents[2] / "src" / "rapini"
 
-_PLACES: Final = ("secure", "session", "node", "transport")
+_PLACES: Final = ("secure", "session", "node", "transport", "events", "codec", "storage", "stores")
 _CODE: Final = re.compile(r"[a-z]+(_[a-z]+)*")
 
 _TAKERS: Final = {
@@ -24,8 +25,9 @@ _TAKERS: Final = {
         ("refuse", "abandon", "leave", "fail", "lose", "failure", "_break_off", "ViolationError", "_error"), 0
     ),
     **dict.fromkeys(("transport_ended", "Goodbye", "Reject"), 0),
-    **dict.fromkeys(("ConfigError", "LocalError", "TransportError", "PeerTimeoutError"), 0),
-    **dict.fromkeys(("Disconnected", "ConnectFailed", "end", "_close"), 1),
+    **dict.fromkeys(("ConfigError", "LocalError", "TransportError", "PeerTimeoutError", "StoreError", "EventError"), 0),
+    "WriteResult": 0,
+    **dict.fromkeys(("Disconnected", "ConnectFailed", "end", "_close", "store_error", "disconnect"), 1),
     "RequestError": 0,
     "_answer": 2,
     "_replace": 2,
@@ -86,5 +88,7 @@ def _assigned(target: ast.expr, value: ast.expr) -> Iterator[set[str]]:
             yield constants(code)
         case ast.Attribute(attr="cause"), _:
             yield constants(value)
+        case ast.Name(id="_REASONS"), ast.Dict(keys=keys):
+            yield from map(constants, keys)
         case _:
             pass

@@ -14,7 +14,7 @@ import tomllib
 from contextlib import ExitStack
 from pathlib import Path
 from types import ModuleType
-from typing import Final
+from typing import Final, get_args
 
 import click
 import msgspec
@@ -23,9 +23,12 @@ import pytest
 from rapini.cli import programs
 from rapini.cli.commands import COMMANDS
 from rapini.cli.root import root
+from rapini.events.delivery import DeliveryName
 from rapini.node import NodeSettings, load_table
 from rapini.node.dials import NETWORK_CODES
 from rapini.secure.reasons import SENTENCES
+from rapini.session.flow import Overflow
+from rapini.storage import HoleReason
 from tests.conftest import require_component
 from tests.docs.blocks import Block, blocks
 from tests.docs.codes import SOURCE, codes, constants
@@ -52,14 +55,17 @@ HERE: Final = {"monitor.example": "localhost", "0.0.0.0": "127.0.0.1"}
 
 def test_the_promised_pages_are_there() -> None:
     howto = {"two-hosts", "own-events", "admission", "asyncio", "when-it-does-not-connect", "see-what-a-node-does"}
+    howto |= {"deliver-surely", "ask-and-answer", "relay"}
     assert {f"howto/{name}.md" for name in howto} <= set(PAGES)
-    explained = {"connections", "security", "accounting"}
+    explained = {"connections", "security", "accounting", "delivery"}
     assert {f"explanation/{name}.md" for name in explained} <= set(PAGES)
-    assert {"index.md", "tutorial.md", "reference/settings.md", "reference/status.md"} <= set(PAGES)
+    looked_up = {"settings", "status", "codes", "stores"}
+    assert {"index.md", "tutorial.md"} | {f"reference/{name}.md" for name in looked_up} <= set(PAGES)
     assert {
         "tutorial.md",
         "howto/two-hosts.md",
         "howto/own-events.md",
+        "howto/deliver-surely.md",
         "howto/asyncio.md",
         "howto/see-what-a-node-does.md",
     } <= set(RUN)
@@ -173,12 +179,16 @@ def test_every_configuration_is_one(page: str, block: Block, tmp_path: Path) -> 
 
 # -- codes ------------------------------------------------------------------------------------------------------------
 
-TROUBLE: Final = "howto/when-it-does-not-connect.md"
+CODES: Final = ("howto/when-it-does-not-connect.md", "reference/codes.md", "reference/stores.md")
+"""The pages whose tables list codes: of connections, of calls, of stores."""
 
 INTERNAL: Final = {
     # said to our own code, if it calls a machine in the wrong order or with the wrong thing; nobody else can meet them
     *("already_started", "bad_entropy", "no_channel", "not_established", "not_started", "too_large", "wrong_state"),
     *("unknown_transport", "send_failed", "bad_packet_size", "packet_too_large"),
+    *("not_storable", "position_ahead", "unknown_consumer"),
+    # outcomes of a store's write that are values to its caller
+    *("ok", "absent"),
     # counted inside a transport, which reports no connection for them
     *("no_descriptor", "half_open_limit"),
     # our own doing, which is not reported
@@ -187,33 +197,62 @@ INTERNAL: Final = {
 
 
 def rows(page: str) -> dict[str, list[str]]:
-    """The rows of all tables whose first cell is a code or several, by code."""
+    """The rows of all tables headed `code`, by code; a row may have several."""
     found: dict[str, list[str]] = {}
-    for line in page.splitlines():
+    head = ""
+    for line, before in zip(page.splitlines(), ["", *page.splitlines()], strict=False):
+        if not line.startswith("|"):
+            continue
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if line.startswith("| `"):
+        if not before.startswith("|"):
+            head = cells[0]
+        if head == "code":
             for code in re.findall(r"`([a-z_]+)`", cells[0]):
                 found[code] = cells[1:]
     return found
 
 
-def test_the_table_has_every_code_and_no_other() -> None:
-    listed = set(rows(PAGES[TROUBLE]))
+def listed() -> set[str]:
+    """All codes that the pages list."""
+    return set().union(*(rows(PAGES[page]) for page in CODES))
+
+
+def test_the_tables_have_every_code_and_no_other() -> None:
     known = codes()
     assert known >= INTERNAL
-    assert known - INTERNAL - listed == set(), "codes that the manual does not know"
-    assert listed - known == set(), "codes that do not exist"
+    assert known - INTERNAL - listed() == set(), "codes that the manual does not know"
+    assert listed() - known == set(), "codes that do not exist"
+    assert listed() & INTERNAL == {"too_large"}, "which is a store's code, too"
+
+
+def test_each_page_has_the_codes_of_its_subject() -> None:
+    """Else a reader of one page would have to look at another to be sure."""
+    connections, calls, stores = (set(rows(PAGES[page])) for page in CODES)
+    assert set(SENTENCES) | NETWORK_CODES <= connections
+    assert {"no_spool", "no_topic", "spool_full", "deadline", "not_running", "bad_topic"} <= calls
+    assert {"store_full", "master_away", "in_doubt", "too_large"} <= stores
 
 
 def test_the_collector_finds_what_is_listed_elsewhere() -> None:
     """Else an empty collection would make the test above content."""
     assert codes() >= set(SENTENCES) | NETWORK_CODES
     assert codes() >= {"duplicate_name", "superseded", "silent", "denied", "bad_routing_id", "not_zmq", "bad_toml"}
+    assert codes() >= {
+        "stalled",
+        "slow",
+        "no_spool",
+        "spool_full",
+        "disk_full",
+        "in_doubt",
+        "store_in_use",
+        "bad_topic",
+    }
 
 
 def test_every_code_has_its_meaning_and_its_remedy() -> None:
-    thin = [code for code, cells in rows(PAGES[TROUBLE]).items() if len(cells) < 2 or not all(cells[:2])]
-    assert thin == []
+    for page in CODES[:2]:
+        thin = [code for code, cells in rows(PAGES[page]).items() if len(cells) < 2 or not all(cells[:2])]
+        assert thin == [], page
 
 
 # -- the reference ----------------------------------------------------------------------------------------------------
@@ -233,15 +272,37 @@ def test_the_reference_is_current() -> None:
         assert (DOCS / "reference" / name).read_text("utf-8") == text(), f"{name}: run tools/make_reference.py"
 
 
-def test_the_references_causes_are_the_codes() -> None:
+def given_causes() -> set[str]:
+    """What is given as a cause, or passed on to be one, where sessions and nodes drop events."""
+    takers = {"_append_hole", "_to_hole", "lose", "give_up", "departed", "count_drop"}
     found: set[str] = set()
-    for path in ("session/outbox.py", "node/peers.py", "node/publisher.py", "node/core.py"):
-        for node in ast.walk(ast.parse((SOURCE / path).read_text("utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                at = {"drop": 1, "_drop_queued": 0, "_drop_sent": 0, "give_up": 0, "departed": 0}.get(node.func.attr)
-                if at is not None and len(node.args) > at:
-                    found |= constants(node.args[at])
-    assert found == set(reference().DROP_CAUSES)
+    for place in ("session", "node"):
+        for path in (SOURCE / place).glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+                    continue
+                owner = getattr(node.func.value, "attr", "")
+                if node.func.attr in takers and owner != "link":  # a link's end has a code, not a cause
+                    found |= set().union(*map(constants, node.args))
+    return found
+
+
+def test_the_references_causes_are_the_codes() -> None:
+    assert given_causes() == set(reference().DROP_CAUSES)
+
+
+def test_the_references_reasons_of_gaps_are_the_codes() -> None:
+    """A relay's are `upstream_` with a number; the first stands for all."""
+    assert 'f"upstream_{hops}"' in (SOURCE / "node" / "relay.py").read_text("utf-8")
+    assert {*get_args(HoleReason), "upstream_1"} == set(reference().GAP_REASONS)
+
+
+def test_the_delivery_page_tells_of_every_reason() -> None:
+    told = {code for line in PAGES["explanation/delivery.md"].splitlines() for code in re.findall(r"^\| `(\w+)`", line)}
+    wanted = set(reference().DROP_CAUSES) | set(reference().GAP_REASONS)
+    assert told >= wanted
+    policies = {*get_args(Overflow), *get_args(DeliveryName)}
+    assert policies <= set(re.findall(r"`(\w+)`", PAGES["explanation/delivery.md"]))
 
 
 def test_the_security_page_names_tests_that_exist() -> None:

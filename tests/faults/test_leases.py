@@ -1,4 +1,4 @@
-"""Leases with real processes: who is back in time is resumed, who is late is told by a gap, who stays away costs nothing.
+"""Leases with real processes: who is back in time is resumed, who is late hears a gap, who stays away costs nothing.
 
 The deadline itself, to the tick, is the simulation's; here a real process is stopped and continued a second before and
 after it, and hundreds vanish for good.
@@ -19,7 +19,7 @@ from tests.integration.node.support import QUICK, SCHEMES, Keys, eventually, run
 from tests.programs.child import ROOT, Child
 from tests.programs.events import Tick
 
-LEASE_S: Final = 2.5
+LEASE_S: Final = 2.0
 PATIENCE: Final[dict[str, Any]] = {"heartbeat_interval_s": 0.3, "heartbeat_timeout_s": 0.8}
 
 

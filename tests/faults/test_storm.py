@@ -1,4 +1,4 @@
-"""Storms over real processes on real (bad) links: three sensors publish to one or two receivers, and the ledgers add up.
+"""Storms over real processes on real (bad) links: sensors publish to one or two receivers, and the ledgers add up.
 
 What the nemesis may do to whom depends on the delivery class, because the promises do:
 
@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -36,13 +36,19 @@ UP_AGAIN_S: Final = 10.0
 FREEZE: Final = (Fault.FREEZE,)
 
 
+Accounts = Mapping[str, Account]
+"""By receiver."""
+Counted = Mapping[str, dict[str, Any]]
+"""What `counters` told at the end, by node."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storm:
     """A workload and what it has to go through."""
 
     workload: Workload
     seed: int
-    seconds: float = 14.0
+    seconds: float = 12.0
     sensors_suffer: tuple[Fault, ...] = OF_PROCESSES
     receivers_suffer: tuple[Fault, ...] = OF_PROCESSES
     spared: tuple[str, ...] = ()
@@ -62,9 +68,9 @@ STORMS: Final = [
     Storm(workload=_workload("best_effort", "zmq+tls", ONE), seed=7, receivers_suffer=FREEZE, spared=("sensor-3",)),
     Storm(workload=_workload("best_effort", "tcp+tls", ONE), seed=23, receivers_suffer=FREEZE, spared=("sensor-3",)),
     Storm(workload=_workload("reliable", "zmq+tls", ONE), seed=30, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
-    Storm(workload=_workload("reliable", "tcp+tls", ONE), seed=38, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
-    Storm(workload=_workload("durable", "zmq+tls", {MANAGER: "sqlite", LOGGER: ""}, 500), seed=5),
-    Storm(workload=_workload("durable", "tcp+tls", {MANAGER: "file", LOGGER: ""}, 500), seed=6),
+    Storm(workload=_workload("reliable", "tcp+tls", ONE), seed=44, sensors_suffer=FREEZE, receivers_suffer=FREEZE),
+    Storm(workload=_workload("durable", "zmq+tls", {MANAGER: "sqlite", LOGGER: ""}, 500), seed=7),
+    Storm(workload=_workload("durable", "tcp+tls", {MANAGER: "file", LOGGER: ""}, 500), seed=8),
 ]
 LONG_STORMS: Final = [
     pytest.param(replace(storm, seed=100 + number, seconds=60.0), id=f"{storm}-{number}")
@@ -133,30 +139,26 @@ def _weather(storm: Storm, keys: Keys, folder: Path) -> None:
         assert min(fleet.programs[name].life for name in receivers) > 1
 
 
-def _check_best_effort(
-    storm: Storm, accounts: Mapping[str, Account], counters: Mapping[str, dict[str, object]]
-) -> None:
+def _check_best_effort(storm: Storm, accounts: Accounts, counters: Counted) -> None:
     account, counted = accounts[MANAGER], counters[MANAGER]
     assert account.faults(Delivery.BEST_EFFORT) == []
     assert account.untold() == []
     assert account.all_gaps == counted["gaps"]
     assert counted["missed"] == {name: sum(gaps.values()) for name, gaps in account.all_gaps.items()}
-    received = counted["received"]
-    assert isinstance(received, dict)
-    assert sum(received.values()) == account.received
+    assert sum(counted["received"].values()) == account.received
     told = [account.lives[name, 1].gaps for name in storm.spared]
     assert all(gaps.get("peer_lost") and gaps.get("lost_in_transit") for gaps in told), "the storm was none"
 
 
-def _check_reliable(storm: Storm, accounts: Mapping[str, Account], counters: Mapping[str, dict[str, object]]) -> None:
+def _check_reliable(storm: Storm, accounts: Accounts, counters: Counted) -> None:
     account = accounts[MANAGER]
     unrouted = account.counted().get("unrouted", 0)  # before the first subscription
-    assert account.faults(Delivery.RELIABLE) == [], unrouted
+    assert account.faults(Delivery.RELIABLE) == []
     assert (account.lost - unrouted, account.duplicated, account.told()) == (0, 0, {})
     assert set(account.counted()) <= {"unrouted"}
 
 
-def _check_durable(storm: Storm, accounts: Mapping[str, Account], counters: Mapping[str, dict[str, object]]) -> None:
+def _check_durable(storm: Storm, accounts: Accounts, counters: Counted) -> None:
     committed, repeated = accounts[MANAGER], accounts[LOGGER]
     assert committed.faults(Delivery.DURABLE) == []
     assert (committed.lost, committed.duplicated, committed.told()) == (0, 0, {})

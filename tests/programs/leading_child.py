@@ -41,11 +41,22 @@ class Program:
         self.node.subscribe(*start["topics"])
         for url in start["connect"]:
             self.node.connect(url)
-        if handler := start.get("handler"):
-            signal.signal(signal.SIGTERM, {"raise": self._raise, "stop": self._stop}[handler])
+        self._is_armed = self._is_late = False
+        match start.get("handler"):
+            case "raise":
+                signal.signal(signal.SIGINT, self._raise)
+                signal.signal(signal.SIGTERM, self._raise)
+            case "stop":
+                signal.signal(signal.SIGTERM, self._stop)
+            case _:
+                pass
 
-    def _raise(self, _number: int, _frame: FrameType | None) -> None:
-        raise SignalledError
+    def _raise(self, number: int, _frame: FrameType | None) -> None:
+        if not self._is_armed:  # we are not consuming: an exception here would show nothing and end the program
+            self._is_late = True
+            return
+        self._is_armed = False
+        raise KeyboardInterrupt if number == signal.SIGINT else SignalledError
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         began = time.monotonic()
@@ -57,12 +68,17 @@ class Program:
         """Until told to leave; signals interrupt it again and again."""
         while not self.is_over:
             try:
+                self._is_armed = True
+                if self._is_late:
+                    self._is_late = self._is_armed = False
+                    raise SignalledError
                 for item in self.node.events(with_status=True):
                     self._take(item)
                 self.is_over = True
             except (KeyboardInterrupt, SignalledError) as error:
                 self.interruptions += 1
                 say(interrupted=type(error).__name__, at=time.monotonic(), failure=str(self.node.failure or ""))
+        self._is_armed = False
         is_handled = signal.getsignal(signal.SIGINT) is signal.default_int_handler
         say(ended=True, interruptions=self.interruptions, is_handler_back=is_handled)
 

@@ -16,6 +16,13 @@ FAULTS = {
     "clock jump",
 }  # fmt: skip
 
+SEEN = {
+    "event, durable", "event, not durable", "gap, best_effort lost_in_transit", "gap, best_effort peer_lost",
+    "gap, best_effort queue_full", "gap, reliable queue_full", "gap, reliable lease_expired",
+    "gap, reliable unacknowledged", "gap, reliable expired", "gap, durable trimmed", "lease ended",
+    "power cut in a write", "spool found again", "version of a clone",
+}  # fmt: skip
+
 
 def _progress(tally: Tally) -> None:
     if tally.seeds % 500 < 25:
@@ -36,6 +43,7 @@ def test_all_invariants_hold_for_two_thousand_seeds() -> None:
     assert tally.seeds == SEEDS
     assert set(tally.faults) == FAULTS, "every kind of fault was done"
     assert tally.faults.total() >= 5 * SEEDS
+    assert {what for what, count in tally.seen.items() if count > 20} >= SEEN, "what is judged has happened"
     assert tally.delivered >= 300 * SEEDS
     print(f"{tally.delivered} events, {tally.virtual_s:.0f} virtual seconds, {time.monotonic() - began:.0f} s")
 

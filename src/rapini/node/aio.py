@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -35,6 +36,8 @@ class AsyncNode:
     def __init__(self, name: str, **arguments: Any) -> None:
         self.node = Node(name, **arguments)
         """The plain node."""
+        self._given: Iterator[tuple[Event, Origin]] = iter(())
+        """What is left of the batch that is being given to the consumer."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -173,6 +176,8 @@ class AsyncNode:
         inbox.on_put = wake
         try:
             while True:
+                for pair in self._given:  # also what a loop that was left has not taken
+                    yield pair
                 item = inbox.get(0)
                 if item is None:
                     if inbox.is_ended:
@@ -182,12 +187,13 @@ class AsyncNode:
                 elif isinstance(item, (PeerStatus, Gap)):
                     yield item
                 else:
-                    for run in item:
-                        for pair in inbox.events_of(run):
-                            yield pair
+                    self._given = chain.from_iterable(map(inbox.events_of, item))
+                    for pair in self._given:
+                        yield pair
                     await asyncio.sleep(0)  # other tasks, and a cancellation, get their turn under load too
         finally:
-            inbox.on_put = None
+            if inbox.on_put is wake:  # a loop that was left may end after the next one has begun
+                inbox.on_put = None
 
     def peers(self) -> list[PeerInfo]:
         """See `Node.peers`."""

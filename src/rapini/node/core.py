@@ -137,6 +137,10 @@ class Core(Dialling):
                     self._contain_connection(outcome.connection, error, now)
         self._release()  # they take longer to wake than the rest of a turn takes, nearly always
         publisher = self.publisher
+        if self.loop.has_brought:
+            if publisher.flush_at is None:
+                return None  # the leader has what it waits for; the rest is for the turn it takes when it is back
+            self.loop.has_brought = False
         if publisher.flush_at is not None and publisher.flush_at <= now:
             publisher.flush_if_room(now)
         roster_timer = self.peers.roster.next_timer()

@@ -49,6 +49,8 @@ class Dial:
         self.closed: LinkClosed | None = None
         """How the last link ended, where one ended before it was up."""
         self.was_ever_up = False
+        self.was_introduced = False
+        """Whether it was told whom it reaches since it was last up: done at once only once."""
         self.reported = ""
         """The last code reported as `connecting`, so that a long outage is not a flood."""
 
@@ -59,6 +61,7 @@ class Dial:
         self.failure = None
         self.closed = None
         self.was_ever_up = True
+        self.was_introduced = False
         self.reported = ""
         self.redial.succeeded()
 

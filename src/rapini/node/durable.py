@@ -153,8 +153,9 @@ class DurableStream:
         try:
             first = self._append(run)
         except StoreError as error:
-            self.is_full = error.code == "spool_full"
-            if not self.is_full:
+            is_full = error.code == "spool_full"
+            self.is_full = is_full and not self.drops_oldest  # whom the policy does not let wait must not wait
+            if not is_full:
                 self._fail(error)
             raise
         self.is_full = False
@@ -272,10 +273,8 @@ class DurableStream:
         """Log what was found damaged since the last time; what is lost by it, subscribers hear as a gap."""
         damages = self.spool.damages()
         for damage in damages[self._damages_told :]:
-            what = (
-                f"{damage.count} events from number {damage.first_sequence} on are lost" if damage.count else "no loss"
-            )
-            _log.error("%s: damaged at offset %d, %d bytes: %s", damage.file, damage.offset, damage.size, what)
+            lost = f"{damage.count} events from number {damage.first_sequence} on" if damage.count else "no event"
+            _log.error("%s: damaged at offset %d, %d bytes: %s lost", damage.file, damage.offset, damage.size, lost)
         self._damages_told = len(damages)
 
     def _tell_what_was_lost(self) -> None:

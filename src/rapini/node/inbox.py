@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import queue
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -24,7 +24,7 @@ from rapini.node.signals import GUARD, is_main_thread
 from rapini.node.status import Gap, Origin, PeerStatus
 from rapini.session.seen import Seen
 
-__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after"]
+__all__ = ["EventRun", "Inbox", "ReceivedBatch", "deadline_after", "rest_of"]
 
 MAX_WAITING_STATUSES: Final = 10_000
 """Status reports that wait for a consumer who never comes; later ones are counted and dropped."""
@@ -138,6 +138,8 @@ class Inbox:
         self.progress: dict[bytes, int] = {}
         """Durable streams, with the position after the last event that was given to the application."""
         self._in_hand: ReceivedBatch | None = None
+        self._rest: list[EventRun] = []
+        """Of a batch, what its consumer was not given because it stopped."""
         self._statuses_put = 0
         self._statuses_got = 0
         self._ended = False
@@ -205,6 +207,9 @@ class Inbox:
         Raises:
             LocalError: `node_failed`.
         """
+        if self._rest:
+            rest, self._rest = self._rest, []
+            return rest
         self.finish()
         if self._ended:
             if self._error is not None:
@@ -265,10 +270,19 @@ class Inbox:
             self.progress[done.stream_id] = done.end
             done.taken(done)
 
-    def events_of(self, run: EventRun) -> Iterator[tuple[Event, Origin]]:
-        """The events of a run, noting before each durable one that it is the application's now: see `progress`."""
+    def put_back(self, runs: Iterable[EventRun]) -> None:
+        """A consumer stops in the middle of a batch: the next `get` returns what it was not given."""
+        self._rest = [run for run in runs if run.events]
+
+    def events_of(self, run: EventRun, events: Iterator[Event] | None = None) -> Iterator[tuple[Event, Origin]]:
+        """The events of a run, noting before each durable one that it is the application's now: see `progress`.
+
+        Args:
+            run: All of them.
+            events: An iterator over those of the run, for who wants to know which are left.
+        """
         origin, stream_id = run.origin, run.stream_id
-        for number, event in enumerate(run.events, run.first_sequence + 1):
+        for number, event in enumerate(run.events if events is None else events, run.first_sequence + 1):
             if stream_id:
                 self.progress[stream_id] = number
             yield event, origin
@@ -374,6 +388,13 @@ def _durable_run(run: DecodedRun, origin: Origin, batch: ReceivedBatch, first: i
     places = (index for index in range(len(run.events) + len(bad)) if index not in bad)
     numbered = zip(places, run.events, strict=False)
     return [EventRun((event,), origin, batch.stream_id, first + at) for at, event in numbered if at >= skip]
+
+
+def rest_of(run: EventRun, events: Iterator[Event]) -> EventRun:
+    """What is left of a run whose events were given one by one."""
+    rest = tuple(events)
+    first = run.first_sequence + len(run.events) - len(rest) if run.stream_id else run.first_sequence
+    return msgspec.structs.replace(run, events=rest, first_sequence=first)
 
 
 def deadline_after(timeout_s: float | None) -> float | None:

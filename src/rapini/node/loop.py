@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from rapini.node.baton import FEW_EVENTS, Baton
+from rapini.node.baton import FEW_EVENTS, STAND_BY_S, Baton
 from rapini.node.poller import make_poller
 from rapini.node.signals import GUARD, is_main_thread
 from rapini.threads import Thread, ThreadFailure
@@ -80,6 +80,11 @@ class Loop(Thread):
         """Whether the present turn has woken a consumer that would lead."""
         self._is_busy = False
         """Whether a turn that a consumer took has brought so much that two threads are better."""
+        self.has_brought = False
+        """Whether the present turn has brought its leader what it waits for. Then the engine may leave the rest of the
+        turn to the next one, or say that it has not by making this false."""
+        self._is_cut_short = False
+        """Whether the last turn was left like that."""
         self._fault: BaseException | None = None
         """What a turn that a consumer took has raised."""
         self.leads = 0
@@ -137,6 +142,8 @@ class Loop(Thread):
             self._is_busy, self._is_offered = True, False
         elif woke:
             self._is_offered = True
+        else:
+            self.has_brought = True
 
     # -- a consumer's thread -------------------------------------------------------------------------------------
 
@@ -180,7 +187,8 @@ class Loop(Thread):
                     if left_s <= 0:
                         break
                     wait_s = min(wait_s, left_s)
-                wait_s = self.take_turn(self.selector.select(max(0.0, wait_s)))
+                # The rest of a turn that was cut short comes before the wait: 0MQ was not asked for more yet.
+                wait_s = self.take_turn([] if self._is_cut_short else self.selector.select(max(0.0, wait_s)))
         except BaseException as error:  # noqa: BLE001 - raised again on the I/O thread, as if it had taken this turn
             self._fault = error
         baton.leave(to_io=self._is_busy or self._fault is not None)
@@ -213,12 +221,18 @@ class Loop(Thread):
             self.is_in_turn = True
             self.beat()
             now = self._clock()
-            self._is_woken = False
+            self._is_woken = self.has_brought = False
             if now - self._sleeps_until > _STALL_S:
                 self._stalled(now - self._sleeps_until)
             self._note(ready)
             self._run_timers(now)
-            planned = self._plan(self._turn(now), now)
+            wanted = self._turn(now)
+            self._is_cut_short = self.has_brought
+            if self._is_cut_short:
+                self._sleeps_until = now + STAND_BY_S  # by then somebody takes a whole turn
+                self.is_in_turn = False
+                return 0.0
+            planned = self._plan(wanted, now)
             wait_s = max(0.0, planned - self._clock())
             if self._hand_over() or self._is_woken:
                 # What woke us during the turn it may have done already; that costs one more turn at most.

@@ -28,7 +28,7 @@ from rapini.node.counters import CountersSnapshot
 from rapini.node.dial_errors import dial_error, is_final
 from rapini.node.dials import Dial, DialState
 from rapini.node.dispatcher import Dispatcher, EventCallback, StatusCallback
-from rapini.node.inbox import EventRun, Inbox, deadline_after
+from rapini.node.inbox import EventRun, Inbox, deadline_after, rest_of
 from rapini.node.keeping import Keeping
 from rapini.node.report_status import StatusSource
 from rapini.node.settings import NodeSettings
@@ -346,19 +346,26 @@ class Node(Keeping):
     ) -> Iterator[tuple[Event, Origin] | PeerStatus | Gap]:
         """Received events with their origin, until `stop()` or `close()`.
 
+        A loop over them may be left at any time; the next one goes on with the next event.
+
         Args:
             timeout_s: End when nothing has come for so long; `None` waits for ever.
             with_status: Also yield `PeerStatus` reports and `Gap`s, in order with the events.
         """
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                for run in item:
-                    origin = run.origin
-                    if run.stream_id:
-                        yield from self.inbox.events_of(run)
-                        continue
-                    for event in run.events:
-                        yield event, origin
+                runs = iter(item)
+                for run in runs:
+                    origin, events = run.origin, iter(run.events)
+                    try:
+                        if run.stream_id:
+                            yield from self.inbox.events_of(run, events)
+                            continue
+                        for event in events:
+                            yield event, origin
+                    except GeneratorExit:
+                        self.inbox.put_back((rest_of(run, events), *runs))
+                        raise
             elif with_status:
                 yield item
 
@@ -366,10 +373,15 @@ class Node(Keeping):
         """Runs of events, gaps and status reports, in order: the fastest way to consume. Ends as `events()` does."""
         for item in self.inbox.items(timeout_s):
             if isinstance(item, list):
-                for run in item:
+                runs = iter(item)
+                for run in runs:
                     if run.stream_id:
                         self.inbox.progress[run.stream_id] = run.first_sequence + len(run.events)
-                    yield run
+                    try:
+                        yield run
+                    except GeneratorExit:
+                        self.inbox.put_back(runs)
+                        raise
             else:
                 yield item
 

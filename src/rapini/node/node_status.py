@@ -85,7 +85,7 @@ class SessionStatus(msgspec.Struct, frozen=True, kw_only=True):
     received: int = 0
     """Events received from it."""
     missed: int = 0
-    """Events that it sent and that never arrived here."""
+    """Events that it could not keep for us: the gaps that it told of."""
     dropped: dict[str, int] = {}
     """Events not delivered to it, by cause."""
     flows: list[Row] = []
@@ -109,7 +109,7 @@ class NodeTotals(msgspec.Struct, frozen=True, kw_only=True):
     received: int = 0
     """Events received."""
     missed: int = 0
-    """Events that peers sent and that never arrived here."""
+    """Events that peers could not keep for us: the gaps that they told of."""
     bad_events: int = 0
     """Received events that did not fit their type."""
     dropped: dict[str, int] = {}

@@ -11,13 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from rapini import limits
 from rapini.node.admission import Admission
 from rapini.node.arrivals import Arrivals
 from rapini.node.asker import Asker
 from rapini.node.channels import ChannelFactory
 from rapini.node.counters import Counters
-from rapini.node.dials import Dial, DialState
+from rapini.node.dials import Dial
 from rapini.node.durable_traffic import DurableTraffic
 from rapini.node.environment import REAL, Environment
 from rapini.node.inbox import Inbox
@@ -25,6 +27,7 @@ from rapini.node.leases import HOUSEKEEPING_S, Leases
 from rapini.node.links import LinkRecord
 from rapini.node.loop import Loop
 from rapini.node.publisher import Publisher
+from rapini.node.redialling import INTRODUCE, Redialling
 from rapini.node.relay import Relay
 from rapini.node.reports import Reports
 from rapini.node.sessions import Session
@@ -54,7 +57,7 @@ from rapini.session.link import (
     SubscriptionsInForce,
     SubscriptionsReceived,
 )
-from rapini.session.messages import Epoch, Incarnation
+from rapini.session.messages import Epoch, Greeting, Incarnation
 from rapini.session.outbox import Batch, Hole
 from rapini.session.roster import Admit, Claim, Decision, Drop, LinkId, Probe, Refuse, Relation, Roster
 from rapini.storage import SpillFiles
@@ -70,7 +73,7 @@ _UP_STATES: Final = {
 }
 
 
-class Peers(Arrivals, Leases):
+class Peers(Arrivals, Leases, Redialling):
     """The peers of one node.
 
     Args:
@@ -240,6 +243,9 @@ class Peers(Arrivals, Leases):
                 return
         # Who answers behind plain is not known before it says so; most likely the one who answered before.
         expected = record.dial.peer if record.dial is not None else ""
+        if not name and expected and self.roster.has_link(expected):
+            record.link.abandon("duplicate_connection", f"{expected} is connected already")
+            return
         self._greet(record, name or expected, now)
 
     def _greetings_of(self, name: str) -> int:
@@ -247,9 +253,12 @@ class Peers(Arrivals, Leases):
 
     def _greet(self, record: LinkRecord, name: str, now: float) -> None:
         session = self.sessions.get(name)
-        if session is None or (record.link.identity is not None and not session.is_verified):
+        if session is None or session.is_verified is (record.link.identity is None):
             session = self._new_session(name)  # for this greeting only: nothing is known of who proves this name
-        record.greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        greeting = session.greeting(self._channels.cluster, self._name, self._channels.role, self.incarnation)
+        if not name:  # we may know it, and cannot say so before it says who it is
+            greeting = msgspec.structs.replace(greeting, received=[])
+        record.greeting = greeting
         record.link.greet(record.greeting, now)
 
     def _new_session(self, name: str) -> Session:
@@ -290,6 +299,10 @@ class Peers(Arrivals, Leases):
         greeting = record.link.greeting
         if greeting is None:
             raise AssertionError("a link is judged by its greeting")
+        if self._is_anonymous(record, greeting):
+            record.link.refuse(INTRODUCE, self._name, now)
+            self._service(record, now)
+            return
         welcome_epoch = record.link.offered_epoch
         claim = Claim(
             link=record.id,
@@ -300,6 +313,17 @@ class Peers(Arrivals, Leases):
             is_verified=record.link.identity is not None,
         )
         self.carry_out(self.roster.judge(claim, now), now)
+
+    def _is_anonymous(self, record: LinkRecord, greeting: Greeting) -> bool:
+        """Whether an initiator greets us as a stranger only because it does not know whom it has reached.
+
+        Behind plain that is so at its first dial. If we have a session with this very incarnation of it, admitting it
+        as a stranger would restart the numbers at both ends: it is told our name, and dials again with its account.
+        """
+        if record.link.is_initiator or record.link.identity is not None or greeting.received:
+            return False
+        session = self.sessions.get(greeting.node)
+        return session is not None and not session.is_verified and session.incarnation == greeting.incarnation
 
     # -- the roster's decisions ----------------------------------------------------------------------------------
 
@@ -458,31 +482,9 @@ class Peers(Arrivals, Leases):
             self._dial_ended(record, closed, now)
         self._loop.changed.notify_all()
         self.carry_out(self.roster.link_closed(record.id), now)
-        if was_up and session is not None:
-            self.wake_standby(session.name, now)
-
-    # -- dials ---------------------------------------------------------------------------------------------------
-
-    def _dial_ended(self, record: LinkRecord, closed: LinkClosed, now: float) -> None:
-        dial = record.dial
-        if dial is None or dial.state is DialState.DONE:
-            return
         name = record.link.peer
-        if closed.code == "duplicate_connection" and self.roster.has_link(name):
-            dial.stand_by(name)
-            return
-        was_rejected = closed.kind is CloseKind.REJECTED and closed.code != "duplicate_connection"
-        dial.ended(now, closed.code, closed.detail, closed, was_rejected=was_rejected)
-        if dial.due_at is not None:
-            self._loop.wake_before(dial.due_at)
-
-    def wake_standby(self, name: str, now: float) -> None:
-        """A peer's session ended: the dials that stood by may try."""
-        for dial in self.dials:
-            if dial.state is DialState.STANDBY and dial.peer == name:
-                due = now + self._random() * self._settings.backoff_first_s
-                dial.wake(due)
-                self._loop.wake_before(due)
+        if name and not self.roster.has_link(name):
+            self.wake_standby(name, now)
 
 
 def _raise(record: LinkRecord, error: Exception, now: float) -> None:

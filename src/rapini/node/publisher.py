@@ -13,17 +13,18 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from rapini.codec import Codec, EncodedRun, StringTable, join_runs, split_into_batches
+from rapini.codec import Codec, EncodedRun, StringTable, join_runs
 from rapini.errors import EventError, LocalError, PeerTimeoutError, RapiniError, StoreError
 from rapini.events import Event, check_topic
 from rapini.events.delivery import Delivery
 from rapini.node.consequences import Consequences
 from rapini.node.counters import Counters
+from rapini.node.distribution import Distribution, Routed
 from rapini.node.durable import DurableStream
-from rapini.node.runs import Addressed, Treatments, batch_of, runs_of
+from rapini.node.runs import Addressed, Treatments, runs_of
 from rapini.node.sessions import Session
 from rapini.node.settings import NodeSettings
 from rapini.node.status import PublishOutcome
@@ -43,11 +44,8 @@ _MAX_CACHED: Final = 65_536
 _BUSY_BATCH: Final = 8
 """A batch of this many events in one window means load: the window doubles; a smaller one halves it."""
 
-_Routed = tuple[EncodedRun, tuple[Session, ...], tuple[Delivery, int]]
-"""A run with who wants it, its delivery class and its priority."""
 
-
-class Publisher:
+class Publisher(Distribution):
     """Collects events into runs and sends them. Everything under the node's lock.
 
     Args:
@@ -277,7 +275,7 @@ class Publisher:
             self._window_s = min(self._max_window_s, max(_FIRST_WINDOW_S, self._window_s * 2))
         else:
             self._window_s /= 2
-        encoded: list[_Routed] = []
+        encoded: list[Routed] = []
         for topic, events in runs_of(taken):
             self._encode(topic, events, encoded)
         if not encoded:
@@ -289,7 +287,7 @@ class Publisher:
         else:
             self._distribute(encoded, now)
 
-    def _encode(self, topic: str, events: list[Event], encoded: list[_Routed]) -> None:
+    def _encode(self, topic: str, events: list[Event], encoded: list[Routed]) -> None:
         counters = self._counters
         counters.published[topic] += len(events)
         first = self.sequence
@@ -344,72 +342,6 @@ class Publisher:
     @staticmethod
     def _as_published(topic: str, events: list[Event]) -> list[Event | Addressed]:
         return [event if event.__class__.__rapini_topic__ == topic else Addressed(topic, event) for event in events]
-
-    def relay(self, routed: Sequence[tuple[EncodedRun, tuple[Session, ...]]], delivery: Delivery, now: float) -> None:
-        """Send others' runs to these receivers, in the class in which they came.
-
-        Never waits: what does not fit is dropped by the policy of its class, and told to the receiver as any other.
-        """
-        self._distribute([(run, to, (delivery, self._treatment(run.topic, delivery)[1])) for run, to in routed], now)
-
-    def lose(self, session: Session, batch: Batch, delivery: Delivery, cause: str, now: float) -> None:
-        """Tell a peer of events that were lost before they came here."""
-        session.outbox.lose(batch, delivery, cause)
-        self._pump(session, now)
-
-    def overlapping(self, prefix: str) -> list[Session]:
-        """The sessions whose peers subscribed to some topic that begins like this."""
-        return [
-            session
-            for session in self._sessions.values()
-            if not session.is_departed
-            and any(wanted.startswith(prefix) or prefix.startswith(wanted) for wanted in session.prefixes)
-        ]
-
-    def _distribute(self, encoded: list[_Routed], now: float) -> None:
-        wanted: dict[tuple[Session, Delivery, int], list[EncodedRun]] = {}
-        for run, receivers, (delivery, priority) in encoded:
-            for session in receivers:
-                wanted.setdefault((session, delivery, priority), []).append(run)
-        made: dict[tuple[int, ...], list[Batch]] = {}  # receivers of the same runs share one batch (or few, if large)
-        for (session, delivery, priority), runs in wanted.items():
-            key = tuple(map(id, runs))
-            batches = made.get(key)
-            if batches is None:
-                batches = made[key] = [batch_of(group, priority) for group in split_into_batches(runs)]
-            self._deliver(batches, (session,), delivery, now)
-
-    def _deliver(self, batches: Sequence[Batch], receivers: Iterable[Session], delivery: Delivery, now: float) -> None:
-        blocks = delivery in self._blocking
-        for session in receivers:
-            for batch in batches:
-                if session.record is not None:
-                    if session.outbox.put(batch, delivery, now, may_exceed=blocks):
-                        self._pump(session, now)
-                    else:
-                        self._on_full(session, delivery, now)
-                elif delivery is Delivery.BEST_EFFORT:
-                    session.outbox.lose(batch, delivery, "peer_lost")
-                else:
-                    self._keep_for_lost(session, batch, delivery, now)
-
-    def _on_full(self, session: Session, delivery: Delivery, now: float) -> None:
-        """Something was dropped: send the hole that it left, and the peer away if that is the policy."""
-        if self._peers is not None and self._policies[delivery] == "disconnect":
-            self._peers.disconnect(session, "slow", "its queue is full, and the policy is to disconnect", now)
-        else:
-            self._pump(session, now)
-
-    def _keep_for_lost(self, session: Session, batch: Batch, delivery: Delivery, now: float) -> None:
-        """Keep a batch for a peer that may return; an absent peer makes nobody wait, so its lease ends at the bound."""
-        flow = session.outbox.flows[delivery]
-        keeps_the_rest = self._policies[delivery] in ("drop_oldest", "drop_newest")
-        if not keeps_the_rest and not flow.has_room() and self._peers is not None:
-            self._peers.release(session, f"{flow.kept_bytes} bytes wait for it, which is the bound")
-        if session.is_departed:
-            session.outbox.lose(batch, delivery, "lease_expired")  # its last, which the gap at its return must cover
-        else:
-            session.outbox.put(batch, delivery, now)
 
     def _wait_for_room(self, deadline: float | None) -> None:
         """Block policy: wait until every peer that wants what was collected can take it (or is gone)."""

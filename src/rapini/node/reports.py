@@ -136,7 +136,7 @@ class Reports:
             state = PeerState.LOST if closed.kind is CloseKind.LOST else PeerState.LEFT
             self.link(record, state, code=code, side=side, detail=detail)
             return
-        if closed.kind in (CloseKind.CLOSED, CloseKind.LEFT) or code == "duplicate_connection":
+        if closed.kind in (CloseKind.CLOSED, CloseKind.LEFT) or code in ("duplicate_connection", "introduce"):
             return
         self._counters.count_rejection(code)
         if record.link.greeting is None and record.dial is None and code in _UNSPOKEN:

@@ -32,7 +32,7 @@ from rapini.session.spill import Spill
 __all__ = ["Batch", "DropCause", "Hole", "Item", "Overflow", "SendFlow", "Spill"]
 
 DropCause = str
-"""`queue_full`, `shed`, `expired`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `lease_expired`, `disconnected`,
+"""`queue_full`, `shed`, `expired`, `peer_lost`, `lost_in_transit`, `unacknowledged`, `lease_expired`,
 `peer_left` or `closing`."""
 
 Overflow = Literal["block", "drop_oldest", "drop_newest", "spill", "disconnect"]
@@ -136,6 +136,11 @@ class SendFlow:
         return not self._queued and not self._sent
 
     @property
+    def acknowledged_sequence(self) -> int:
+        """The number after the last that was acknowledged."""
+        return self._sent[0].first if self._sent else self.sent_sequence
+
+    @property
     def has_queued(self) -> bool:
         """Whether something is to be sent now.
 
@@ -173,14 +178,14 @@ class SendFlow:
         Args:
             batch: Encoded events.
             now: Monotonic seconds; ages count from here.
-            may_exceed: Take it if there `has_room`, though it goes over the bound by its own size: for a publisher that
+            may_exceed: Take it, though it goes over the bound, because there was room before: for a publisher that
                 waited for room and cannot know how large its batch will be.
         """
         size = len(batch.data)
         kept = self.queued_bytes + self.sent_bytes - self._sent_gap_bytes
         if batch.priority:
             self._has_priorities = True
-        if not kept or (kept < self.max_bytes and (may_exceed or kept + size <= self.max_bytes)):
+        if not kept or may_exceed or kept + size <= self.max_bytes:
             self._append(batch, size, now)
             return True
         if self._spill is not None and self._spill.has_room(size):
@@ -313,8 +318,7 @@ class SendFlow:
         Returns:
             False if its word contradicts ours.
         """
-        lowest = self._sent[0].first if self._sent else self.sent_sequence
-        if not lowest <= received <= self.sent_sequence:
+        if not self.acknowledged_sequence <= received <= self.sent_sequence:
             return False
         if any(entry.first < received < entry.after and not entry.in_doubt for entry in self._sent):
             return False  # a batch, or a gap, comes whole or not at all
@@ -375,17 +379,17 @@ class SendFlow:
                 entry.in_doubt = True
         self._compact()
         if len(self._queued) > _COMPACT_AT:
-            self._compact(join_all=True)
+            self._compact(join_as=cause)
         if len(self._sent) > _COMPACT_AT:
             self._sent = _joined_doubts(self._sent)
 
     def restarted(self) -> None:
         """The peer is another incarnation: what the old one did not acknowledge are holes before the new numbers."""
         self.give_up("unacknowledged")
-        self._unsend(0 if not self._sent else self._sent[0].first)
+        self._unsend(self.acknowledged_sequence)
         self._compact()
         if len(self._queued) > _COMPACT_AT:
-            self._compact(join_all=True)
+            self._compact(join_as="unacknowledged")
         self.next_sequence = self.sent_sequence = 0
         for entry in self._queued:
             entry.first, self.next_sequence = self.next_sequence, self.next_sequence + entry.item.count
@@ -401,14 +405,6 @@ class SendFlow:
                     break
                 self._to_hole(entry, "expired")
         self._compact_if_due()
-
-    def shed(self, below_priority: int) -> int:
-        """Drop what waits and ranks below a priority; returns how many events that were."""
-        victims = [e for e in self._queued if isinstance(e.item, Batch) and e.item.priority < below_priority]
-        for entry in victims:
-            self._to_hole(entry, "shed")
-        self._compact_if_due()
-        return sum(entry.item.count for entry in victims)
 
     # -- holes ---------------------------------------------------------------------------------------------------
 
@@ -436,17 +432,20 @@ class SendFlow:
         if self._holes_queued > _COMPACT_AT:
             self._compact()
 
-    def _compact(self, *, join_all: bool = False) -> None:
-        """Join holes that stand next to each other; with `join_all`, of different reasons too."""
+    def _compact(self, *, join_as: DropCause = "") -> None:
+        """Join holes that stand next to each other; with `join_as`, of different reasons too, for that one.
+
+        The account goes with what the peer is told: one reason for all.
+        """
         joined: deque[_Entry] = deque()
         for entry in self._queued:
             item = entry.item
             last = joined[-1] if joined else None
             before = last.item if last is not None else None
-            if isinstance(item, Hole) and isinstance(before, Hole) and (join_all or before.reason == item.reason):
-                if before.reason != item.reason:  # one reason for all, in the account as in what the peer is told
-                    self.count_drop(self._count_less(before), item.reason)
-                    before.reason = item.reason
+            if join_as and isinstance(item, Hole) and item.reason != join_as:
+                self.count_drop(self._count_less(item), join_as)
+                item.reason = join_as
+            if isinstance(item, Hole) and isinstance(before, Hole) and before.reason == item.reason:
                 _widen(before, item.count, item.topics)
                 joined[-1].after = entry.after
             else:

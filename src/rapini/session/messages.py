@@ -47,6 +47,7 @@ __all__ = [
     "Welcome",
     "decode_body_untrusted",
     "encode_frame",
+    "is_name",
     "pack_durable_frame",
     "pack_events_frame",
     "pack_store_frame",
@@ -84,6 +85,11 @@ _Text = Annotated[str, msgspec.Meta(min_length=1, max_length=limits.MAX_TOPIC_BY
 _StreamId = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
 _Prefix = Annotated[str, msgspec.Meta(max_length=limits.MAX_TOPIC_BYTES)]
 _Prefixes = Annotated[list[_Prefix], msgspec.Meta(max_length=limits.MAX_SUBSCRIPTIONS)]
+
+
+def is_name(text: str) -> bool:
+    """Whether a node could have this name."""
+    return len(text) <= limits.MAX_NAME_BYTES and _IS_NAME(text) is not None
 
 
 class FrameKind(IntEnum):

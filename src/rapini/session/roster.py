@@ -180,10 +180,16 @@ class Roster:
 
     def _judge_against_admitted(self, claim: Claim, now: float) -> list[Decision]:
         peer = self.peers.get(claim.name)
-        if peer is None or peer.link is None:
+        if peer is None:
             return [self._admit(claim)]
+        # The responder may not know what we know: we greeted it as a stranger, or over two channels at once.
+        is_used = claim.is_ours and claim.known_epoch < peer.epoch
+        detail = f"epoch {claim.known_epoch + 1} of {claim.name} was used before"
+        introduction: list[Decision] = [Refuse(link=claim.link, code="introduce", detail=detail)]
+        if peer.link is None:
+            return introduction if is_used else [self._admit(claim)]
         if peer.incarnation != claim.incarnation:
-            return self._contend(peer, claim, now)
+            return introduction if is_used else self._contend(peer, claim, now)
         if peer.link_is_ours == claim.is_ours:
             if claim.is_ours:
                 detail = f"{claim.name} is connected already"
@@ -191,6 +197,8 @@ class Roster:
             contender = self._refuse_contender(peer)  # it made a new connection, so it is alive
             return contender + self._replace(peer, claim, "superseded", "the peer made a new connection")
         if claim.is_ours == (self._name < claim.name):
+            if is_used:
+                return introduction
             contender = self._refuse_contender(peer)
             return contender + self._replace(peer, claim, "duplicate_connection", "the smaller name's channel stays")
         return [Refuse(link=claim.link, code="duplicate_connection", detail="the smaller name's channel stays")]

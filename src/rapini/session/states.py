@@ -65,6 +65,7 @@ def _transitions() -> Mapping[tuple[LinkState, Input], LinkState]:
         (s.SYNCING, i.SUBSCRIBED): s.SYNCING,
         (s.JUDGING, i.STREAM): s.JUDGING,
         (s.SYNCING, i.STREAM): s.SYNCING,
+        (s.LEAVING, i.STREAM): s.LEAVING,
         (s.SYNCING, i.POSITION): s.SYNCING,
         (s.UP, i.POSITION): s.UP,
         (s.LEAVING, i.POSITION): s.LEAVING,

@@ -298,13 +298,10 @@ class Account:
                     else:
                         account.take(int(number))
                 case ["g", peer, _, delivery, count, reason]:
-                    gaps = [self.all_gaps.setdefault(peer, {})]
-                    if delivery == Delivery.DURABLE.value:
-                        gaps.append(self.stream_gaps.setdefault(peer, {}))
-                    else:
-                        gaps.append(incarnations[peer].gaps)
-                    for by_reason in gaps:
-                        by_reason[reason] = by_reason.get(reason, 0) + int(count)
+                    _add(self.all_gaps.setdefault(peer, {}), {reason: int(count)})
+                    is_durable = delivery == Delivery.DURABLE.value
+                    place = self.stream_gaps.setdefault(peer, {}) if is_durable else incarnations[peer].gaps
+                    _add(place, {reason: int(count)})
                 case ["s", peer, ("up" | "restarted"), _, _]:
                     incarnations[peer] = _Incarnation()
                     past.append(incarnations[peer])
@@ -314,9 +311,7 @@ class Account:
                     raise ValueError(f"not a receiver's line: {' '.join(fact)}")
         for incarnation in past:
             if incarnation.life is not None:
-                life_gaps = self._of(*incarnation.life).gaps
-                for reason, gap_count in incarnation.gaps.items():
-                    life_gaps[reason] = life_gaps.get(reason, 0) + gap_count
+                _add(self._of(*incarnation.life).gaps, incarnation.gaps)
 
     def faults(self, delivery: Delivery) -> list[str]:
         """Where what happened is not what was promised; empty if it is."""
@@ -350,16 +345,14 @@ class Account:
         """Drops that the publishers counted, by cause, by each life's last snapshot."""
         total: dict[str, int] = {}
         for life in self.lives.values():
-            for cause, count in life.counted.items():
-                total[cause] = total.get(cause, 0) + count
+            _add(total, life.counted)
         return total
 
     def told(self) -> dict[str, int]:
         """Events that the receiver was told are missing, by reason."""
         total: dict[str, int] = {}
         for reasons in self.all_gaps.values():
-            for reason, count in reasons.items():
-                total[reason] = total.get(reason, 0) + count
+            _add(total, reasons)
         return total
 
     def summary(self) -> dict[str, object]:
@@ -376,6 +369,11 @@ class Account:
             "gaps": self.told(),
             "settled": sum(life.is_settled for life in self.lives.values()),
         }
+
+
+def _add(total: dict[str, int], counts: Mapping[str, int]) -> None:
+    for name, count in counts.items():
+        total[name] = total.get(name, 0) + count
 
 
 def order_faults(receiver: Path) -> list[str]:
@@ -403,9 +401,8 @@ def order_faults(receiver: Path) -> list[str]:
                     told.append(f"line {number}: {peer} {state} {epoch}, which was not up")
             case ["e", _, _, _, peer, epoch] | ["g", peer, epoch, _, _, _]:
                 if up.get(peer) != int(epoch):
-                    told.append(
-                        f"line {number}: an event or a gap of {peer}, epoch {epoch}, while {up.get(peer)} was up"
-                    )
-            case _:  # gaps, and statuses of peers that are on their way up
+                    now = up.get(peer)
+                    told.append(f"line {number}: an event or a gap of {peer}, epoch {epoch}, while {now} was up")
+            case _:  # statuses of peers that are on their way up
                 pass
     return told

@@ -25,6 +25,11 @@ from tests.programs.events import Tick
 PROMPT_S = 0.2
 
 
+def are_prompt(delays_s: list[float]) -> bool:
+    """Whether signals were answered at once, but for what a busy machine may have held up."""
+    return sorted(delays_s)[len(delays_s) // 2] < PROMPT_S / 4 and max(delays_s) < 5 * PROMPT_S
+
+
 @contextmanager
 def publishing(node: Node, interval_s: float = 0.002, count: int = 1) -> Iterator[None]:
     """Publish ticks with ever greater numbers, a few at a time, on a thread."""
@@ -274,17 +279,19 @@ def test_ctrl_c_ends_an_idle_wait_at_once_and_leaves_the_node_whole(keys: Keys, 
         with publishing(server):
             sink.wait_event(100)
         server.flush()
+        delays: list[float] = []
         for _ in range(3):
             time.sleep(0.1)
             since, sent_at = sink.count, time.monotonic()
             sink.signal(signal.SIGINT)
             line = sink.wait(lambda line: "interrupted" in line, 5, since)
-            assert line["at"] - sent_at < PROMPT_S
+            delays.append(line["at"] - sent_at)
             assert (line["interrupted"], line["failure"]) == ("KeyboardInterrupt", "")
+        assert are_prompt(delays)
         server.publish(Tick(sender="server", number=1_000_000))
         sink.wait_event(1_000_000)
         sink.call("leave")
-        ended = sink.wait(lambda line: line.get("ended"), 5)
+        ended = sink.wait(lambda line: "ended" in line, 5)
         assert (ended["interruptions"], ended["is_handler_back"]) == (3, True)
         seen.wait_tick(-1, "sink")  # published after all that
         seen.wait_status(PeerState.LEFT, "sink")
@@ -300,19 +307,21 @@ def test_handlers_that_raise_again_and_again_break_no_turn(keys: Keys, scheme: s
     ):
         server.subscribe("tick/")
         with publishing(server, interval_s=0.0005, count=2):
+            delays: list[float] = []
             for number in range(300):
                 since, sent_at = sink.count, time.monotonic()
                 sink.signal(signal.SIGTERM if number % 2 else signal.SIGINT)
                 line = sink.wait(lambda line: "interrupted" in line, 5, since)
-                assert line["at"] - sent_at < PROMPT_S
+                delays.append(line["at"] - sent_at)
                 assert line["failure"] == ""
                 time.sleep(0.001 * (number % 7))
+            assert are_prompt(delays)
             usage = sink.call("usage")
             assert usage["leads"] > 200  # it did lead; else this shows nothing
             count = usage["count"]
             eventually(lambda: sink.call("usage")["count"] > count + 100)
         sink.call("leave")
-        ended = sink.wait(lambda line: line.get("ended"), 5)
+        ended = sink.wait(lambda line: "ended" in line, 5)
         assert ended["interruptions"] == 300
         seen.wait_tick(-1, "sink")
         seen.wait_status(PeerState.LEFT, "sink")
@@ -332,6 +341,6 @@ def test_a_handler_may_stop_the_node(keys: Keys) -> None:
             sink.signal(signal.SIGTERM)
             line = sink.wait(lambda line: "stopped_in" in line, 5)
             assert line["stopped_in"] < 1.0
-        sink.wait(lambda line: line.get("closed"), 5)
+        sink.wait(lambda line: "closed" in line, 5)
         seen.wait_status(PeerState.LEFT, "sink")
     assert seen.states("sink") == ["up", "left"]

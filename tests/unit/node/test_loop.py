@@ -32,6 +32,8 @@ class Engine:
         """How many events the next turn brings to a consumer that sleeps or leads."""
         self.waiting = 0
         """Events that wait for the consumer."""
+        self.insists = False
+        """Whether it wants each turn whole."""
         self.in_turn: Callable[[], object] = lambda: None
         self.wakes = 0
         """How many turns, from now on, ask for another in the middle."""
@@ -50,6 +52,8 @@ class Engine:
             is_led = self.turners[-1] != self.loop._thread.ident
             self.loop.delivered(self.brings, woke=not is_led)
             self.waiting, self.brings = self.waiting + self.brings, 0
+            if self.insists:
+                self.loop.has_brought = False
         if self.wakes:
             self.wakes -= 1
             self.loop.wake()
@@ -205,6 +209,37 @@ def test_much_at_once_gives_the_turns_back(patient: Engine) -> None:
     patient.wait_until_asleep()
     assert patient.turners[-1] == patient.loop._thread.ident
     assert not patient.loop._baton.is_free  # no chance for a consumer then
+
+
+def test_the_rest_of_a_turn_that_brought_something_is_made_up_for(patient: Engine) -> None:
+    """The consumer has its events at once; before it waits again, what was left undone is done."""
+    patient.offer()
+    with later(0.05, patient.bring):
+        assert patient.lead(5.0) == 1
+    turns, handed_over = len(patient.turns), len(patient.handed_over_in_turn)
+    assert handed_over < turns
+    assert patient.lead(0.05) == 0
+    assert patient.turners[turns] == threading.get_ident()
+    assert len(patient.handed_over_in_turn) > handed_over
+
+
+def test_an_engine_may_insist_on_the_whole_turn(patient: Engine) -> None:
+    patient.offer()
+    handed_over = len(patient.handed_over_in_turn)
+    with later(0.05, patient.bring):
+        patient.insists = True
+        assert patient.lead(5.0) == 1
+    assert len(patient.handed_over_in_turn) == handed_over + 1
+
+
+def test_a_timer_set_before_the_rest_of_a_turn_is_kept(patient: Engine) -> None:
+    """Nobody has a plan then, and the consumer does not come back; the I/O thread would stand by for half a minute."""
+    patient.offer()
+    with later(0.05, patient.bring):
+        assert patient.lead(5.0) == 1
+    fired = threading.Event()
+    call_soon(patient, time.monotonic() + 0.001, lambda now: fired.set())
+    assert fired.wait(2.0)
 
 
 def test_the_lead_ends_in_time(patient: Engine) -> None:

@@ -66,6 +66,8 @@ def test_a_session_goes_on_when_both_remember_each_other() -> None:
     state, agreed = admitted(known=True, received=3)
     assert agreed
     assert (state.generation, state.intakes[0].position, state.outbox.best_effort.next_sequence) == (1, 5, 3)
+    assert state.outbox.acknowledged == 0, "it was received, and not taken yet"
+    assert state.outbox.acknowledge([3, 0])
     assert state.outbox.acknowledged == 3
 
 

@@ -134,12 +134,21 @@ def test_a_second_way_to_a_peer_that_did_not_show_its_name_is_a_duplicate() -> N
     assert brief(peers.judge(claim(2, is_ours=True), 0.0)) == [("refuse", 2, "duplicate_connection")]
 
 
+def test_no_epoch_is_used_twice_for_a_peer() -> None:
+    """A responder that does not know us counts from 1; what we greeted it with was not what we know of it."""
+    peers = roster("aaa")
+    peers.judge(claim(1, is_ours=True, known_epoch=4), 0.0)
+    peers.link_closed(LinkId(1))
+    assert brief(peers.judge(claim(2, is_ours=True, known_epoch=3), 0.0)) == [("refuse", 2, "introduce")]
+    assert [line[:2] for line in brief(peers.judge(claim(3, is_ours=True, known_epoch=5), 0.0))] == [("admit", 3)]
+
+
 def test_the_channel_that_the_smaller_name_started_stays() -> None:
     for name, ours_stays in (("aaa", True), ("zzz", False)):
         for first_is_ours in (True, False):
             peers = roster(name)
             peers.judge(claim(1, is_ours=first_is_ours), 0.0)
-            lines = brief(peers.judge(claim(2, is_ours=not first_is_ours), 0.0))
+            lines = brief(peers.judge(claim(2, is_ours=not first_is_ours, known_epoch=1), 0.0))
             if first_is_ours is ours_stays:
                 assert lines == [("refuse", 2, "duplicate_connection")]
             else:

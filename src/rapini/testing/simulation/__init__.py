@@ -7,9 +7,9 @@ replayed by its number.
     report = run_seed(4711)
     print(report.delivered, report.faults)
 
-From below: `world` (time, chance, trace), `pipe`, `transport`, `network` (what carries), `durable`, `stores`, `loop`, `channels`,
-`process`, `node` (what runs), `books`, `streambooks`, `routes`, `tablewatch`, `observer` (what is promised), `scenario`,
-`nemesis` (what happens), `run`, `many`.
+From below: `world` (time, chance, trace), `pipe`, `transport`, `network` (what carries), `durable`, `stores`, `loop`,
+`channels`, `process`, `node` (what runs), `books`, `streambooks`, `routes`, `tablewatch`, `observer` (what is held),
+`scenario`, `nemesis` (what happens), `run`, `many`. `docs/explanation/simulation.md` says what it proves.
 """
 
 from rapini.testing.simulation.run import Report, SimulationError, run_scenario, run_seed

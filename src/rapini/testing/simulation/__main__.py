@@ -53,6 +53,7 @@ def _many(seeds: range, jobs: int | None) -> int:
     tally = run_many(seeds, jobs=jobs, progress=progress)
     _say("")
     _say(", ".join(f"{count} {kind}" for kind, count in sorted(tally.faults.items())))
+    _say(", ".join(f"{count} {kind}" for kind, count in sorted(tally.seen.items())))
     if tally.failure is None:
         _say("all invariants hold")
         return 0

@@ -102,6 +102,8 @@ class FlowBooks:
         self.delivered = 0
         self.gaps: Counter[str] = Counter()
         """Gaps that were told, by class and reason."""
+        self.policies: dict[str, tuple[str, str]] = {}
+        """Overflow policies of each node, by class."""
         self._incarnations = incarnations
         self._books: dict[tuple[Run, Run, Delivery], FlowBook] = {}
         self._codec = Codec()
@@ -178,16 +180,18 @@ class FlowBooks:
             raise Violation("only what was numbered comes", detail)
         book.received = after
         if batch.gap is not None:
-            self._check_gap(process, book, batch.gap)
+            self._check_gap(process, book, batch.gap, self.policies.get(sender[0], ("", ""))[batch.delivery])
             book.gaps[batch.gap.reason] += batch.count
             self.gaps[f"{batch.delivery.label} {batch.gap.reason}"] += 1
 
-    def _check_gap(self, process: Process, book: FlowBook, gap: Gap) -> None:
+    def _check_gap(self, process: Process, book: FlowBook, gap: Gap, policy: str) -> None:
         if gap.last - gap.first + 1 != gap.count:
             raise Violation("gaps are what they say", f"{process.name}: {gap}")
         delivery = Delivery.RELIABLE if gap.delivery == "reliable" else Delivery.BEST_EFFORT
         own = book.between(gap.first, gap.last + 1)
         reasons = _REASONS[delivery]
+        if policy == "block":  # its publisher waits, and drops nothing; nor does it where a peer is away
+            reasons = reasons - {"queue_full", "shed"}
         if (own and gap.reason not in reasons) or (not own and gap.reason not in reasons | {"unacknowledged"}):
             raise Violation("a gap has a reason that its class allows", f"{process.name}: {gap}")
         topics = Counter(topic for _, topic in own)

@@ -31,6 +31,8 @@ class Tally:
     seeds: int = 0
     delivered: int = 0
     faults: Counter[str] = field(default_factory=Counter)
+    seen: Counter[str] = field(default_factory=Counter)
+    """See `Report.seen`."""
     virtual_s: float = 0.0
     recovered_s: float = 0.0
     """The longest that any run took to have all sessions up, from when faults had ended."""
@@ -42,6 +44,7 @@ class Tally:
         self.seeds += other.seeds
         self.delivered += other.delivered
         self.faults += other.faults
+        self.seen += other.seen
         self.virtual_s += other.virtual_s
         self.recovered_s = max(self.recovered_s, other.recovered_s)
         if other.failure is not None and (self.failure is None or other.failure[0] < self.failure[0]):
@@ -107,6 +110,7 @@ def _play(seeds: range) -> Tally:
             tally.seeds += 1
             tally.delivered += report.delivered
             tally.faults += report.faults
+            tally.seen += report.seen
             tally.virtual_s += report.virtual_s
             tally.recovered_s = max(tally.recovered_s, report.recovered_s)
     finally:

@@ -19,6 +19,10 @@ _LATE_S: Final = 2.0
 _GOODBYE_S: Final = 1.0
 _IN_A_WRITE: Final = 0.4
 """How often the crash of a node with a disk comes in the middle of one of its operations."""
+_SLOWLY: Final = 0.3
+"""How often a crash is a slow death."""
+_BACKLOG_S: Final = 0.6
+_RETURNS_S: Final = 0.8
 _NO_WRITE_S: Final = 1.0
 """How long is waited for the next operation."""
 
@@ -105,12 +109,37 @@ class Nemesis:
         if not alive:
             return False
         node = alive[fault.target % len(alive)]
+        if self._random.random() < _SLOWLY and node.consumes:
+            self._die_slowly(node, fault)
+            return True
         if node.plan.spool is not None and self._random.random() < _IN_A_WRITE:
             self._crash_in_a_write(node, fault)
         else:
             node.crash(("closed", "reset", "vanish")[int(fault.variant * 3)])
         self._until(fault.duration_s, lambda: self._start(node))
         return True
+
+    def _die_slowly(self, node: SimNode, fault: Fault) -> None:
+        """It takes nothing more, loses its connections, returns, and dies with what it had received."""
+        process = node.process
+        self._world.note("%s: begins to die", node.name)
+        node.stop_consuming()
+
+        def cut() -> None:
+            for connection in self._network.live_connections():
+                if node.name in _ends(connection).split("->"):
+                    self._network.cut(connection, (0.0, 0.001))
+            self._until(_RETURNS_S, die)
+
+        def die() -> None:
+            node.go_on_consuming()
+            if node.process is process:
+                node.crash("reset")
+            self._until(fault.duration_s, lambda: self._start(node))
+            if self._is_over:
+                self._start(node)
+
+        self._until(_BACKLOG_S, cut)
 
     def _crash_in_a_write(self, node: SimNode, fault: Fault) -> None:
         """The power fails in the middle of one of the next operations of the disk."""

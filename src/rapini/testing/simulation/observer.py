@@ -4,12 +4,13 @@ Every invariant is a check with a name that stands in the violation. What is com
 took, what statuses were reported and when, what the network did; and at the end the nodes' own counters with that.
 Nothing of a node is changed by being watched.
 
-Here: sessions (`lost(n)` before n + 1, epochs grow, only the silent are lost), bounds, liveness. `books` has best-effort
-and reliable events, `streambooks` durable ones, `tablewatch` the store.
+Here: sessions (`lost(n)` before n + 1, epochs grow, only the silent are lost), bounds, liveness. `books` has
+best-effort and reliable events, `streambooks` durable ones, `tablewatch` the store.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from rapini import limits
@@ -35,9 +36,9 @@ __all__ = ["Observer", "Violation"]
 _HONEST_CODES: Final = frozenset(
     {
         "", "aborted", "already_known", "cannot_resolve", "closed", "closed_in_handshake", "duplicate_connection",
-        "duplicate_name", "goodbye", "greeting_timeout", "handshake_timeout", "lease_expired", "left", "reset", "refused",
-        "silent", "slow", "stalled", "overloaded",
-        "superseded", "timeout", "transport_ended", "too_many_connections", "unreachable",
+        "duplicate_name", "goodbye", "greeting_timeout", "handshake_timeout", "introduce",
+        "lease_expired", "left", "overloaded", "reset", "refused", "silent", "slow", "stalled", "superseded",
+        "timeout", "transport_ended", "too_many_connections", "unreachable",
     }
 )  # fmt: skip
 """How sessions and attempts between honest nodes may end. `protocol_error`, `internal_error`, `flood` and their like
@@ -83,6 +84,8 @@ class Observer:
         self._last_epoch: dict[tuple[str, int, str], int] = {}
         self._unwell: dict[str, float] = {}
         """When a node last went on after a pause or a start; infinity while it stands or is dead."""
+        self._lost_at: dict[tuple[str, int, str], float] = {}
+        """When a peer was lost that is still owed something."""
         self._origins: dict[int, tuple[str, int]] = {}
         """Senders of batches that wait in inboxes."""
 
@@ -96,6 +99,8 @@ class Observer:
     def started(self, process: Process) -> None:
         """See `witness.Witness`."""
         self.incarnations.add(process)
+        settings = process.node.plan.settings
+        self.flows.policies[process.name] = settings.overflow, settings.reliable_overflow
         self._published[process.name, process.run] = []
         self._unwell[process.name] = self._world.now
 
@@ -140,11 +145,14 @@ class Observer:
             if self._live.get(key, 0) != status.epoch:
                 raise Violation("lost once", f"{process.name}: {status} of epoch {status.epoch}, not up in that")
             self._live[key] = 0
+            if status.state is PeerState.LOST:
+                self._lost_at[key] = self._world.now
             if status.state is PeerState.LEFT:
                 self._routes.departed(process, status.peer)
             elif status.code == "silent":
                 self._check_silence_is_real(process, status)
         elif status.state is PeerState.RELEASED:
+            self._lost_at.pop(key, None)
             self.released += 1
             self._routes.departed(process, status.peer)
         elif status.state is PeerState.SYNCING:
@@ -159,6 +167,7 @@ class Observer:
             detail = f"{process.name}: {status.peer} in epoch {status.epoch} after {self._last_epoch[key]}"
             raise Violation("epochs grow", detail)
         self._live[key] = self._last_epoch[key] = status.epoch
+        self._lost_at.pop(key, None)
         self._ups.add((*key, status.epoch))
         self._routes.came_up(process, status.peer)
         run = self.incarnations.of_peer(process, status.peer)[1]
@@ -299,6 +308,8 @@ class Observer:
                     raise Violation(
                         "outboxes are bounded", f"{process.name} keeps {flow.kept_bytes} for {session.name}"
                     )
+                if session.is_departed and flow.kept_bytes:
+                    raise Violation("a lease that is over is let go", f"{process.name} keeps things for {session.name}")
             held = process.held[session.name]
             if held > session.held_bytes:
                 detail = f"{process.name} holds {held} bytes of {session.name} and accounts for {session.held_bytes}"
@@ -317,6 +328,7 @@ class Observer:
             process = node.process
             if process is None or process.is_paused:
                 continue
+            self._check_leases(process)
             patience_s = node.plan.settings.heartbeat_timeout_s + _SILENCE_SLACK_S
             for record in process.core.peers.records.values():
                 connection = record.connection
@@ -326,6 +338,27 @@ class Observer:
                 if silent_s > patience_s:
                     detail = f"{process.name} has {record.link.peer} up after {silent_s:.2f} s of silence"
                     raise Violation("the silent are lost", detail)
+
+    def _check_leases(self, process: Process) -> None:
+        lease_s = process.node.plan.settings.lease_s + _SILENCE_SLACK_S
+        for (name, run, peer), lost_at in self._lost_at.items():
+            if (name, run) != (process.name, process.run) or self._world.now < max(
+                lost_at, process.resumed_at
+            ) + lease_s:
+                continue
+            if not any(record.link.peer == peer for record in process.core.peers.records.values()):
+                raise Violation("leases end", f"{name} lost {peer} at {lost_at:.3f} and has not released it")
+
+    def seen(self) -> Counter[str]:
+        """How often what is judged here came to pass: a promise about what never happens proves nothing."""
+        seen = Counter({f"gap, {kind}": count for kind, count in (self.flows.gaps + self.streams.gaps).items()})
+        seen["lease ended"] = self.released
+        seen["spool found again"] = self.streams.recovered
+        seen["version of a clone"] = self.tables.changes_seen
+        seen["power cut in a write"] = sum(node.power.cuts for node in self._nodes.values())
+        seen["event, durable"] = self.streams.delivered
+        seen["event, not durable"] = self.flows.delivered
+        return seen
 
     # -- liveness and the end ------------------------------------------------------------------------------------
 

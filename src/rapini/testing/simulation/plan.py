@@ -63,4 +63,6 @@ class NodePlan:
     """Whether it commits its positions in others' streams with its output."""
     commit_every: int = 5
     """Batches of durable events between two commits."""
+    commit_within_s: float = 0.25
+    """Longest time between two commits, while there is something to commit."""
     store: StorePlan | None = None

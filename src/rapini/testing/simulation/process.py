@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Process"]
 
 _WALL_S: Final = 1_700_000_000.0
-_COMMIT_WITHIN_S: Final = 0.25
 _LATE_SYNCS: Final = 0.08
 """How often a sync comes late."""
 
@@ -344,7 +343,7 @@ class Process:
             self._commit()
         elif not self._commit_is_due:
             self._commit_is_due = True
-            self.world.after(_COMMIT_WITHIN_S, lambda: self.do(self._commit_in_time))
+            self.world.after(self.node.plan.commit_within_s, lambda: self.do(self._commit_in_time))
 
     def _commit_in_time(self) -> None:
         self._commit_is_due = False

@@ -49,6 +49,8 @@ class Report:
     nodes: int
     faults: Counter[str]
     delivered: int
+    seen: Counter[str]
+    """How often what is judged came to pass: gaps by class and reason, leases that ended, power cuts, …"""
     statuses: int
     actions: int
     virtual_s: float
@@ -153,6 +155,7 @@ class _Run:
             nodes=len(self.nodes),
             faults=self.nemesis.applied,
             delivered=observer.delivered,
+            seen=observer.seen(),
             statuses=observer.statuses,
             actions=world.actions,
             virtual_s=world.now,

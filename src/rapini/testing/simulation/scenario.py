@@ -110,9 +110,7 @@ def make_scenario(seed: int) -> Scenario:
     dials: dict[str, list[str]] = {name: [] for name in names}
     is_attested = draw.random() < 0.6
     for one, other in edges:
-        # Behind plain a dialler does not know whom it greets, so two nodes that dial each other may greet each other
-        # as strangers in one channel and as friends in the other: operators are told to dial from one side.
-        way = draw.random() * (1.0 if is_attested else 0.8)
+        way = draw.random()
         if way < 0.6:
             dials[one].append(other)
         elif way < 0.8:
@@ -207,7 +205,8 @@ def _plan(draw: random.Random, world: _World, name: str, dials: tuple[str, ...],
         clock_offset_s=float(draw.randrange(100_000)),
         spool=_spool(draw) if publishes else None,
         is_checkpointed=draw.random() < 0.5,
-        commit_every=draw.choice((1, 5, 20)),
+        commit_every=draw.choice((1, 5, 50)),
+        commit_within_s=draw.choice((0.1, 0.5, 2.0)),
         store=StorePlan(is_master=number == 0, survives=world.store_survives and number == 0)
         if world.has_store
         else None,
@@ -217,7 +216,7 @@ def _plan(draw: random.Random, world: _World, name: str, dials: tuple[str, ...],
 def _spool(draw: random.Random) -> SpoolPlan:
     return SpoolPlan(
         max_bytes=draw.choice((1 << 14, 1 << 20, 1 << 20)),
-        segment_bytes=draw.choice((1 << 11, 1 << 13, 1 << 16)),
+        segment_bytes=draw.choice((1 << 9, 1 << 9, 1 << 11, 1 << 16)),
         sync_after_s=draw.choice((0.001, 0.01)),
         late_sync_s=draw.choice((0.1, 1.0)),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from rapini.codec import Codec, EncodedRun, join_runs
 from rapini.node.inbox import EventRun, ReceivedBatch
@@ -140,9 +141,8 @@ class StreamBooks:
         if book is None or book.owner != batch.peer:
             raise Violation("streams are who they say", f"{process.name}: {batch.peer} {batch.stream_id.hex()}")
         if batch.first_sequence + batch.count > book.reported:
-            detail = (
-                f"{batch.peer} sent number {batch.first_sequence + batch.count - 1}, on its disk is {book.reported - 1}"
-            )
+            last = batch.first_sequence + batch.count - 1
+            detail = f"{batch.peer} sent number {last}, on its disk is {book.reported - 1}"
             raise Violation("only what is on the disk is sent", detail)
 
     def taken(self, process: Process, batch: ReceivedBatch, item: list[EventRun] | Gap) -> None:
@@ -189,7 +189,7 @@ class StreamBooks:
         """A receiver has committed: its output has each number once, in order."""
         for stream_id, numbers in process.node.output.committed.items():
             tail = numbers[-200:]
-            if any(one >= other for one, other in zip(tail, tail[1:], strict=False)):
+            if any(one >= other for one, other in pairwise(tail)):
                 owner = self.streams[stream_id].owner
                 raise Violation("exactly once with a checkpoint", f"{process.name}: of {owner}, {tail}")
 
