@@ -124,6 +124,7 @@ def measure_store(plan: Plan, keys: str) -> Result:
     """`put_unique()` a second through `node.store(...)`, at a master in memory."""
     calls: list[float] = []
     plain: list[float] = []
+    cpu: list[float] = []
     for number in range(1, plan.rounds + 1):
         plan.progress(f"store: round {number} of {plan.rounds}")
         with Worker("store-writes", "", {"keys": keys, "entries": plan.entries}, module=WORKERS) as worker:
@@ -132,11 +133,13 @@ def measure_store(plan: Plan, keys: str) -> Result:
             raise RapiniError("bench_failed", f"{facts['entries']} entries after {plan.entries} calls")
         calls.append(facts["put_unique"])
         plain.append(facts["dict"])
+        cpu.append(facts["cpu_us"])
     return {
         "entries": plan.entries,
         "put_unique_per_s": median(calls),
         "put_unique_per_s_min": min(calls),
         "put_unique_per_s_max": max(calls),
+        "cpu_us_per_call": median(cpu),
         "dict_setdefault_per_s": median(plain),
         "to_dict": ratio(calls, plain),
     }

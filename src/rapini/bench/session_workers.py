@@ -276,12 +276,13 @@ def store_writes(variant: str, options: Options) -> None:
     dict_s = time.perf_counter() - began
     with Node("source", keys=options["keys"]) as node:
         store = node.store("bench", master=True)
-        began = time.perf_counter()
+        began, cpu = time.perf_counter(), time.process_time()
         for key in keys:
             store.put_unique(key, 1)
-        calls_s = time.perf_counter() - began
+        calls_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu
         again = store.put_unique(keys[0], 2)
-        _say({"dict": len(keys) / dict_s, "put_unique": len(keys) / calls_s, "entries": len(store), "again": again})
+        rates = {"dict": len(keys) / dict_s, "put_unique": len(keys) / calls_s, "cpu_us": cpu_s / len(keys) * 1e6}
+        _say({**rates, "entries": len(store), "again": again})
 
 
 # -- idle peers ------------------------------------------------------------------------------------------------------

@@ -111,10 +111,10 @@ def _clone(console: Console, part: Facts) -> None:
 
 
 def _store(console: Console, part: Facts) -> None:
-    table = table_of("Writes at a store's master in memory", "", "calls/s", "range")
+    table = table_of("Writes at a store's master in memory", "", "calls/s", "range", "CPU µs/call")
     span = f"{part['put_unique_per_s_min']:,.0f}-{part['put_unique_per_s_max']:,.0f}"
-    table.add_row("put_unique", f"{part['put_unique_per_s']:,.0f}", span)
-    table.add_row("a dict's setdefault", f"{part['dict_setdefault_per_s']:,.0f}", "")
+    table.add_row("put_unique", f"{part['put_unique_per_s']:,.0f}", span, f"{part['cpu_us_per_call']:.2f}")
+    table.add_row("a dict's setdefault", f"{part['dict_setdefault_per_s']:,.0f}", "", "")
     console.print(table)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import weakref
 from collections import Counter
@@ -52,6 +53,9 @@ from rapini.transport.resolver import Resolver
 __all__ = ["Core"]
 
 _log = logging.getLogger("rapini.node")
+
+_TIMER_GRID: Final = 0.05
+"""Links' timers that fall into this share of a heartbeat's interval have one turn together."""
 
 _READING_S: Final = 0.1
 """For reading what came while our own process stood still."""
@@ -116,6 +120,8 @@ class Core(Dialling):
             handshake_timeout_s=settings.handshake_timeout_s,
         )
         self._batches_seen = 0
+        self._began = environment.clock()
+        self._timer_grid_s = settings.heartbeat_interval_s * _TIMER_GRID
 
     # -- the turn ------------------------------------------------------------------------------------------------
 
@@ -296,13 +302,22 @@ class Core(Dialling):
         elif due is not None and due < record.timer_at:
             record.timer_at = due
             held = weakref.ref(record)  # the timer may be far off, and must not keep the TLS state of what is over
-            self.loop.call_at(due, lambda at: self._link_timer(held, at))
+            self.loop.call_at(self._shared(due, now), lambda at: self._link_timer(held, at))
 
     def _handle_outcomes(self, record: LinkRecord, now: float) -> None:
         while outcomes := record.link.outcomes():
             for outcome in outcomes:
                 if not record.is_faulty:
                     self.peers.handle(record, outcome, now)
+
+    def _shared(self, due: float, now: float) -> float:
+        """When a link's timer runs: one that is far off a little later than due, in one turn with others.
+
+        Else each of many idle links has turns of its own, which is most of what they cost.
+        """
+        if due - now < self.settings.heartbeat_interval_s / 2:
+            return due
+        return self._began + math.ceil((due - self._began) / self._timer_grid_s) * self._timer_grid_s
 
     def _link_timer(self, held: weakref.ref[LinkRecord], now: float) -> None:
         record = held()

@@ -81,6 +81,7 @@ def test_stores_and_idle_peers(tmp_path: Path) -> None:
     }
     assert all(row["up_s"] > 0 and 0 < row["in_sync_s"] <= row["in_sync_s_max"] for row in missed.values())
     assert report["store"]["put_unique_per_s"] > 0
+    assert report["store"]["cpu_us_per_call"] > 0
     for row in report["idle"]["variants"].values():
         assert row["cpu_percent_of_a_core"] > 0
         assert row["sockets"] > 6
