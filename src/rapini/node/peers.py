@@ -215,8 +215,11 @@ class Peers(Arrivals, Leases, Redialling):
     def _tell_strings(self) -> None:
         """Our table of names and topics has grown: everybody hears of it before the first run that needs it."""
         now = self._clock()
-        for record in self.records.values():
-            record.link.tell_strings(self.publisher.strings.pairs, now)
+        for record in list(self.records.values()):
+            try:
+                record.link.tell_strings(self.publisher.strings.pairs, now)
+            except Exception as error:  # noqa: BLE001 - one connection's fault ends that connection, not its publisher
+                self._contain(record, error, now)
 
     def _on_pong(self, record: LinkRecord, token: int, now: float) -> None:
         if token == record.probe_token:

@@ -127,15 +127,15 @@ class FlowBooks:
             detail = f"{process.name} gives {session.name} number {flow.next_sequence} next, and gave {book.end - 1}"
             raise Violation("numbers go on", detail)
         if batch is not self._decoded[0]:
-            self._decoded = batch, self._events_of(batch)
+            self._decoded = batch, self._events_of(process, batch)
         book.events += self._decoded[1]
         if sum(batch.topics.values()) != batch.count or len(self._decoded[1]) != batch.count:
             raise Violation("batches are what they say", f"{process.name}: {batch.count} events, {batch.topics}")
 
-    def _events_of(self, batch: Batch) -> list[tuple[int, str]]:
+    def _events_of(self, process: Process, batch: Batch) -> list[tuple[int, str]]:
         return [
             (event.number, run.topic)
-            for run in self._codec.decode_batch_untrusted(batch.data)
+            for run in self._codec.decode_batch_untrusted(batch.data, process.core.publisher.strings.pairs)
             for event in run.events
             if isinstance(event, (SimEvent, SimLog))
         ]
