@@ -203,6 +203,7 @@ def test_a_blocked_publisher_is_told(keys: Keys) -> None:
         other.subscribe("tick/")
         at_other.pause()
         node.connect(other.listen("tcp+tls://127.0.0.1:0"))
+        node.wait_for("other")
         threading.Timer(0.5, break_loop, (node,)).start()
         began = time.monotonic()
         ticks = [Tick(sender="node", number=number, pad=bytes(500)) for number in range(10_000)]

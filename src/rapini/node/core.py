@@ -178,6 +178,8 @@ class Core(Dialling):
         # And a little more: a patience that ran out in the pause would end before what lies in the kernel is read.
         for record in self.peers.records.values():
             record.link.forgive(pause_s + _READING_S)
+        for session in self.peers.sessions.values():
+            session.progress_at += pause_s + _READING_S
 
     # -- connections ---------------------------------------------------------------------------------------------
 

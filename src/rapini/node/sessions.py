@@ -193,7 +193,7 @@ class Session:
         self.prefixes = record.prefixes
         self.relation = record.relation
         self.last_info = record.info()
-        self.changed_at = now
+        self.changed_at = self.progress_at = now
 
     def lost(self, now: float) -> None:
         """The link is gone without a goodbye."""
