@@ -203,7 +203,7 @@ class Session:
         self.outbox.channel_lost()
 
     def departed(self, cause: str, now: float, *, is_returning: bool = False) -> None:
-        """Nothing is owed any more: the peer left on purpose, its lease is over (though it is returning), or we leave."""
+        """Nothing is owed any more: the peer left, its lease is over (though it may be returning), or we leave."""
         self.record = None
         self.is_departed = True
         self.lost_at = None
