@@ -318,11 +318,11 @@ def lease_released_and_outbox_kept() -> Iterator[None]:
     """The application is told that nothing is kept any more, and then it comes after all."""
     original = Session.departed
 
-    def departed(self: Session, cause: str, now: float) -> None:
+    def departed(self: Session, cause: str, now: float, **named: bool) -> None:
         kept = self.outbox.give_up
         if cause == "lease_expired":
             setattr(self.outbox, "give_up", lambda cause: None)  # noqa: B010 - for this call alone
-        original(self, cause, now)
+        original(self, cause, now, **named)
         setattr(self.outbox, "give_up", kept)  # noqa: B010
 
     with _replaced(Session, "departed", departed):

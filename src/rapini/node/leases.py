@@ -56,7 +56,8 @@ class Leases:
         """A lost peer's lease is over: keep nothing for it but the account, which it hears as a gap if it returns."""
         if session.record is not None or session.is_departed:
             return
-        session.departed("lease_expired", self._clock())
+        is_returning = any(r.session is session and not r.link.is_closed for r in self.records.values())
+        session.departed("lease_expired", self._clock(), is_returning=is_returning)
         self.reports.released(session, why)
         self.publisher.reroute()
         self._forget_the_oldest()

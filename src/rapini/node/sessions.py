@@ -202,13 +202,14 @@ class Session:
         self._leave_streams()
         self.outbox.channel_lost()
 
-    def departed(self, cause: str, now: float) -> None:
-        """Nothing is owed any more: the peer left on purpose, its lease is over, or we leave."""
+    def departed(self, cause: str, now: float, *, is_returning: bool = False) -> None:
+        """Nothing is owed any more: the peer left, its lease is over (though it may be returning), or we leave."""
         self.record = None
         self.is_departed = True
         self.lost_at = None
         self.changed_at = now
-        self._leave_streams()
+        if not is_returning:  # else it has said already where it is in our stream
+            self._leave_streams()
         self.prefixes = ()  # it is owed nothing, from here until it says anew what it wants
         self.outbox.give_up(cause)
 

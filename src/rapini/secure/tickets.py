@@ -35,6 +35,7 @@ Nothing here is written anywhere. Whoever can read this memory could take the pr
 from __future__ import annotations
 
 import ssl
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,18 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-__all__ = ["LIFETIME_S", "MAX_PROOFS", "MAX_TICKETS", "PAUSE_S", "Place", "Tickets", "issuers_of"]
+__all__ = [
+    "LIFETIME_S",
+    "MAX_PROOFS",
+    "MAX_READ_AT_ONCE",
+    "MAX_TICKETS",
+    "PAUSE_S",
+    "READING_LEAKS",
+    "READING_PAUSE_S",
+    "Place",
+    "Tickets",
+    "issuers_of",
+]
 
 LIFETIME_S: Final = 7200.0
 """How long after a full handshake its peer may resume, seconds. OpenSSL gives its tickets the same two hours."""
@@ -54,6 +66,14 @@ MARGIN_S: Final = 60.0
 
 PAUSE_S: Final = 600.0
 """How long a place gets full handshakes after one resumed handshake that led to nothing, seconds."""
+
+READING_LEAKS: Final = sys.version_info < (3, 12, 8) or sys.version_info[:3] == (3, 13, 0)
+"""Whether this Python loses 6 KB of memory each time that a ticket is read (CPython issue 116810)."""
+
+MAX_READ_AT_ONCE: Final = 32
+"""Where reading leaks: so many tickets may be read in quick succession, then one each `READING_PAUSE_S`."""
+
+READING_PAUSE_S: Final = 60.0
 
 MAX_TICKETS: Final = 256
 """Tickets kept; the oldest goes first."""
@@ -101,6 +121,8 @@ class Tickets:
         self._on_trial: OrderedDict[Place, float] = OrderedDict()
         self._own = self._chain(own)
         self._is_dropped = False
+        self._may_read = float(MAX_READ_AT_ONCE)
+        self._counted_at = 0.0
 
     def __len__(self) -> int:
         """How many tickets are kept."""
@@ -171,6 +193,24 @@ class Tickets:
         while len(self._on_trial) > MAX_TICKETS:
             self._on_trial.popitem(last=False)
         return session
+
+    def may_read(self, now: float) -> bool:
+        """Whether a ticket may be read now; asked before each reading, since reading may leak.
+
+        A place whose ticket was not read gets a full handshake next time. So a node whose connections break again and
+        again loses 6 KB a minute at most, and one whose connections hold resumes them all.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        if not READING_LEAKS:
+            return True
+        grown = self._may_read + (now - self._counted_at) / READING_PAUSE_S
+        self._may_read, self._counted_at = min(MAX_READ_AT_ONCE, grown), now
+        if self._may_read < 1:
+            return False
+        self._may_read -= 1
+        return True
 
     def keep(self, place: Place, session: ssl.SSLSession | None, fingerprint: str, *, was_offered: bool) -> None:
         """Keep the newest ticket of a place, after the first data of its peer: it has admitted us.

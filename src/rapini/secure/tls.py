@@ -177,7 +177,7 @@ class TlsChannel:
         """
         if self._state is _State.ESTABLISHED:
             self._incoming.write(data)
-            self._read_records()
+            self._read_records(now)
         elif self._state is _State.HANDSHAKING:
             self.handle_timer(now)  # a driver that is late must not let a slow peer slip past the deadline
             if not self.is_closed:
@@ -245,7 +245,7 @@ class TlsChannel:
         if self._state is _State.ESTABLISHED:
             # The peer's last flight may have brought data along; only what came before counts as handshake.
             self._incoming.write(view[room:])
-            self._read_records()
+            self._read_records(now)
         elif self._state is _State.HANDSHAKING and len(view) > room:
             self._fail(failure("handshake_too_large", Side.OURS, f"{MAX_HANDSHAKE_BYTES} bytes"))
 
@@ -305,7 +305,7 @@ class TlsChannel:
 
     # --- data ---
 
-    def _read_records(self) -> None:
+    def _read_records(self, now: float) -> None:
         parts: list[bytes] = []
         ended: ChannelClosed | ChannelFailed | None = None
         incoming, read = self._incoming, self._tls.read
@@ -322,7 +322,7 @@ class TlsChannel:
             ended = failure_from_openssl(error)
         if parts:
             if self._awaits_ticket:
-                self._keep_ticket()
+                self._keep_ticket(now)
             self._outcomes.append(DataReceived(data=parts[0] if len(parts) == 1 else b"".join(parts)))
         if isinstance(ended, ChannelClosed):
             self._say_goodbye()
@@ -331,10 +331,10 @@ class TlsChannel:
         elif ended is not None:
             self._fail(ended)
 
-    def _keep_ticket(self) -> None:
+    def _keep_ticket(self, now: float) -> None:
         self._awaits_ticket = False
         if self._tickets is not None and self._place is not None:
-            session = self._tls.session
+            session = self._tls.session if self._tickets.may_read(now) else None
             self._tickets.keep(self._place, session, self._fingerprint, was_offered=self._has_offered)
 
     # --- the end ---

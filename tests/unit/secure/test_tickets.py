@@ -20,7 +20,18 @@ from rapini.secure.certificates import Issuer, LeafForm, make_authority, make_le
 from rapini.secure.channel import ChannelClosed, HandshakeCompleted
 from rapini.secure.identity import check_denied, identity_uri
 from rapini.secure.material import TlsMaterial
-from rapini.secure.tickets import LIFETIME_S, MARGIN_S, MAX_PROOFS, MAX_TICKETS, PAUSE_S, Place, Tickets, issuers_of
+from rapini.secure.tickets import (
+    LIFETIME_S,
+    MARGIN_S,
+    MAX_PROOFS,
+    MAX_READ_AT_ONCE,
+    MAX_TICKETS,
+    PAUSE_S,
+    READING_PAUSE_S,
+    Place,
+    Tickets,
+    issuers_of,
+)
 from rapini.secure.tls import TlsChannel
 from rapini.testing.authority import IssuedFiles, ThrowawayAuthority
 from tests.unit.secure.pairs import HOST, NOW, World, failure_of, load, settle
@@ -486,6 +497,20 @@ def test_what_is_kept_is_bounded_and_the_oldest_goes_first(pair: Pair) -> None:
     assert len(tickets._proofs) == MAX_PROOFS
     assert (f"{0:064x}", None) not in tickets._proofs
     assert (f"{MAX_PROOFS + 9:064x}", None) in tickets._proofs
+
+
+@pytest.mark.parametrize("leaks", [True, False])
+def test_where_reading_a_ticket_leaks_it_is_not_done_without_end(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, *, leaks: bool
+) -> None:
+    """CPython issue 116810: 6 KB each time. Without its ticket a place gets a full handshake."""
+    monkeypatch.setattr("rapini.secure.tickets.READING_LEAKS", leaks)
+    dials = MAX_READ_AT_ONCE + 5
+    resumed = sum(pair.is_resumed() for _ in range(dials))
+    assert resumed == (MAX_READ_AT_ONCE if leaks else dials - 1)
+    if leaks:
+        pair.now += READING_PAUSE_S
+        assert [pair.is_resumed() for _ in range(3)] == [False, True, False]
 
 
 def test_attempts_that_came_to_nothing_are_bounded_too(pair: Pair) -> None:

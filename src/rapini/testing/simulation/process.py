@@ -346,9 +346,10 @@ class Process:
             self.world.after(self.node.plan.commit_within_s, lambda: self.do(self._commit_in_time))
 
     def _commit_in_time(self) -> None:
-        self._commit_is_due = False
-        if not self.node.consumes:
+        if not self.node.consumes:  # it is held up, and commits when it goes on
+            self.world.after(self.node.plan.commit_within_s, lambda: self.do(self._commit_in_time))
             return
+        self._commit_is_due = False
         self.inbox.finish()
         self._commit()
 
