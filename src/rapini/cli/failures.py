@@ -30,6 +30,7 @@ from rapini.errors import (
     ProtocolError,
     RapiniError,
     RejectedError,
+    StoreError,
     TransportError,
 )
 
@@ -38,6 +39,7 @@ __all__ = ["OutputClosedError", "Status", "fail", "printable", "report", "status
 _EXTRAS: Final = ("click", "dpkt", "rich")
 _LOST_IN_CAPTURE: Final = ("truncated", "damaged")
 _LOG_SETUP: Final = ("exists", "unwritable", "bad_schema")
+_STORE_SETUP: Final = ("spool_in_use", "checkpoint_in_use", "format_unknown")
 
 
 class Status(enum.IntEnum):
@@ -95,6 +97,8 @@ def status_of(error: RapiniError) -> Status:
             return Status.LOST if code in _LOST_IN_CAPTURE else Status.USAGE
         case LogError(code=code):
             return Status.USAGE if code in _LOG_SETUP else Status.LOST
+        case StoreError(code=code):
+            return Status.USAGE if code in _STORE_SETUP else Status.LOST
         case ConfigError() | EventError() | LocalError() | TransportError():
             return Status.USAGE
         case HandshakeError() | RejectedError() | ProtocolError() | LimitError():

@@ -130,11 +130,17 @@ def _finish_trim(files: FileSystem, folder: Path, found: Found) -> None:
 
 def _check_headers(files: FileSystem, found: Found) -> None:
     for segment in found.index.all():
-        empty = segment.first == found.index.end_of(segment) or segment is found.index.newest
+        if segment is found.index.newest:
+            continue  # it may have been in the making when the power went: `_find_end` knows
+        empty = segment.first == found.index.end_of(segment)
         if _header_of(files, segment) is None and not (empty and segment.size < SEGMENT_HEADER_BYTES):
-            found.damages.add(
-                Damage(file=segment.path, offset=0, size=SEGMENT_HEADER_BYTES, first_sequence=segment.first, count=0)
-            )
+            _report_header(found, segment)
+
+
+def _report_header(found: Found, segment: Segment) -> None:
+    found.damages.add(
+        Damage(file=segment.path, offset=0, size=SEGMENT_HEADER_BYTES, first_sequence=segment.first, count=0)
+    )
 
 
 def _remember_end(files: FileSystem, folder: Path, state: State) -> None:
@@ -170,6 +176,8 @@ def _find_end(files: FileSystem, folder: Path, found: Found) -> None:
                 )
             else:
                 end, sequence = item.end, item.sequence + item.count
+        if max(known, sequence) > segment.first and _header_of(files, segment) is None:
+            _report_header(found, segment)  # the header was durable no later than what follows it
         torn = segment.size - end
         if known > sequence:  # it had been durable: kept for whoever wants to look
             found.damages.add(

@@ -17,7 +17,7 @@ from rapini.storage.files import RealFiles
 from rapini.storage.log import MAX_UNSYNCED_BYTES
 from rapini.storage.reading import Missing, walk
 from rapini.storage.records import Stored, encode_header
-from rapini.storage.segments import SEGMENT_HEADER_BYTES, Segment, SegmentHeader
+from rapini.storage.segments import SEGMENT_HEADER_BYTES, Segment, SegmentHeader, segment_path
 from rapini.testing import CrashableDisk
 from tests.unit.storage.support import FOLDER, MARKER, open_spool, read_all
 
@@ -106,6 +106,23 @@ def test_a_run_that_was_written_twice_is_read_once_and_its_damage_is_whole() -> 
     assert walked(None) == walked(3) == [0, Missing(1, 1, bad_at, len(second) + len(first)), 2]
     assert walked(2) == [0, Missing(1, 1, bad_at, len(data) - bad_at)]  # 2 is the next segment's
     assert walked(1) == [0]
+
+
+def test_a_segment_that_was_in_the_making_when_the_power_went_is_no_damage() -> None:
+    """Its length may be on the disk before anything in it (seed 224)."""
+    disk = CrashableDisk()
+    spool = open_spool(disk, segment_bytes=1500)
+    spool.append(1, "t", bytes(2000))
+    spool.sync()
+    spool.close()
+    killed = disk.kill()
+    path = segment_path(FOLDER, 1, 0)
+    killed.close(killed.create(path))
+    killed.replace(path, bytes(700))
+    with open_spool(killed, segment_bytes=1500) as again:
+        assert again.damages() == []
+        assert [item for item in read_all(again) if not isinstance(item, Record)] == []
+        assert again.append(1, "t", b"next") == 1
 
 
 def test_a_torn_tail_is_cut_off_and_counted_once() -> None:
